@@ -1,0 +1,34 @@
+"""Errors a user can act on.
+
+Everything that a user may get wrong (a file, a setting, a query, a store that belongs to another model) is reported as
+a `DistAttrError`: what was wrong, where, and what to do. The commands print its text without a traceback and exit
+with 1, the service turns it into a problem+json answer. Any other exception is a defect of this package.
+"""
+
+
+class DistAttrError(Exception):
+    """Base of all errors that are addressed to the user."""
+
+
+class ConfigError(DistAttrError):
+    """A setting is unknown, out of range or does not fit another setting."""
+
+
+class CorpusError(DistAttrError):
+    """The documents or the tokenizer cannot be used as they are."""
+
+
+class ModelError(DistAttrError):
+    """The model cannot be built, or is of a kind whose derivatives are not tested here."""
+
+
+class StoreError(DistAttrError):
+    """The influence store is missing, unfinished, damaged, or belongs to another model."""
+
+
+class QueryError(DistAttrError):
+    """A query cannot be scored as it stands."""
+
+
+class SimulationError(DistAttrError):
+    """The training run or the simulation beside it went wrong and was stopped."""

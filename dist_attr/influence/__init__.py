@@ -1,0 +1,42 @@
+"""The mathematics of influence: pure torch, no distributed code, no storage, no model library.
+
+Design decisions:
+- A model is a function `forward(parameters by name, inputs) -> logits`, its trainable parameters one vector of length P.
+- The training step Φ is a pure function, so that it can be repeated with other source weights (`trajectory`) and
+  differentiated (`tangent`). The very same code is what DeepSpeed's own step is checked against.
+- Everything after the gradient and its clipping is elementwise, so it is done block by block in the cache.
+- The readout needs forward passes only.
+"""
+
+from dist_attr.influence.loss import Batch, token_losses, weighted_loss
+from dist_attr.influence.optimizers import SGD, AdamW, Optimizer
+from dist_attr.influence.parameters import Forward, ParameterSpace, module_forward
+from dist_attr.influence.readout import Scores, counterfactual_logprobs, directional_logprobs, token_logprobs
+from dist_attr.influence.schedule import LearningRate
+from dist_attr.influence.simulator import Simulator, make_simulator
+from dist_attr.influence.tangent import TangentSimulator
+from dist_attr.influence.training_step import TrainingStep, TrainState
+from dist_attr.influence.trajectory import TrajectorySimulator
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Batch",
+    "Forward",
+    "LearningRate",
+    "Optimizer",
+    "ParameterSpace",
+    "Scores",
+    "Simulator",
+    "TangentSimulator",
+    "TrainState",
+    "TrainingStep",
+    "TrajectorySimulator",
+    "counterfactual_logprobs",
+    "directional_logprobs",
+    "make_simulator",
+    "module_forward",
+    "token_logprobs",
+    "token_losses",
+    "weighted_loss",
+]

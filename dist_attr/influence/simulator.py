@@ -1,0 +1,58 @@
+"""The contract of the simulators, and which one is which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from dist_attr.influence.loss import Batch
+from dist_attr.influence.tangent import TangentSimulator
+from dist_attr.influence.training_step import TrainingStep
+from dist_attr.influence.trajectory import TrajectorySimulator
+
+
+class Simulator(Protocol):
+    """Follows a training run and carries how some of its sources move the parameters."""
+
+    def advance(self, batch: Batch, step: int) -> None:
+        """Repeat step 0, 1, ... of the run on its global batch."""
+        ...
+
+    @property
+    def parameters(self) -> Tensor:
+        """The unperturbed parameters (P,), which the run's own are checked against."""
+        ...
+
+    def tangents(self) -> Tensor:
+        """δ_b (sources, P), displacement per unit of source weight, in the order in which the sources were given."""
+        ...
+
+
+def make_simulator(
+    method: Literal["trajectory", "tangent"],
+    training_step: TrainingStep,
+    theta: Tensor,
+    weights: Tensor,
+    sources: Sequence[int],
+    *,
+    epsilon: float = 1.0,
+    sources_per_pass: int = 8,
+) -> Simulator:
+    """A simulator for some sources of a run.
+
+    Args:
+        method: `trajectory` carries a replica for each source, `tangent` the derivative of the training step.
+        training_step: Φ of the run.
+        theta: initial parameters (P,).
+        weights: the run's own source weights (S,).
+        sources: indices into weights, the sources to simulate.
+        epsilon: how much of a source's weight a replica goes without; only for `trajectory`.
+        sources_per_pass: sources computed together; changes memory and speed, not the result.
+    """
+    if method == "trajectory":
+        return TrajectorySimulator(
+            training_step, theta, weights, sources, epsilon=epsilon, sources_per_pass=sources_per_pass
+        )
+    return TangentSimulator(training_step, theta, weights, sources, sources_per_pass=sources_per_pass)

@@ -1,0 +1,80 @@
+"""The training step Φ: gradient of the weighted loss, global-norm clipping, optimizer, learning-rate schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dist_attr.influence.loss import Batch, weighted_loss
+from dist_attr.influence.optimizers import Optimizer, Slots
+from dist_attr.influence.parameters import Forward, ParameterSpace
+
+
+class TrainState(NamedTuple):
+    """Parameters and optimizer state, (P,) each, or (R, P) for R replicas."""
+
+    theta: Tensor
+    slots: Slots
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """(θ_{t+1}, s_{t+1}) = Φ_t(θ_t, s_t; w), a pure function.
+
+    Attributes:
+        forward: the model.
+        space: its parameter space.
+        optimizer: the elementwise update rule.
+        rate: learning rate of each step.
+        clipping: largest global norm of the gradient, 0 for none.
+    """
+
+    forward: Forward
+    space: ParameterSpace
+    optimizer: Optimizer
+    rate: Callable[[int], float]
+    clipping: float = 0.0
+
+    def initial(self, theta: Tensor) -> TrainState:
+        """The state before step 0, at parameters (P,) or (R, P)."""
+        return TrainState(theta.clone(), tuple(torch.zeros_like(theta) for _ in range(self.optimizer.slots)))
+
+    def gradient(self, theta: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        """dL_t/dθ (P,) at parameters (P,) and source weights (S,)."""
+
+        def loss(theta: Tensor) -> Tensor:
+            logits = self.forward(self.space.unflatten(theta), batch.inputs)
+            return weighted_loss(logits, batch, weights, batch.count)
+
+        gradient = torch.func.grad(loss)(theta)
+        assert isinstance(gradient, Tensor)
+        return gradient
+
+    def clip(self, gradient: Tensor) -> Tensor:
+        """Gradient (..., P) scaled down to the largest allowed norm, by DeepSpeed's and torch's formula."""
+        if self.clipping == 0:
+            return gradient
+        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+        return gradient * (self.clipping / (norm + 1e-6)).clamp(max=1.0)
+
+    def update(self, state: TrainState, gradient: Tensor, step: int) -> TrainState:
+        """What the optimizer makes of a clipped gradient; elementwise, any one shape."""
+        return TrainState(*self.optimizer.update(state.theta, state.slots, gradient, self.rate(step), step))
+
+    def __call__(self, state: TrainState, weights: Tensor, batch: Batch, step: int) -> TrainState:
+        """One whole step for one parameter vector."""
+        return self.update(state, self.clip(self.gradient(state.theta, weights, batch)), step)
+
+
+def cache_blocks(rows: int, columns: int, device: torch.device, elements: int = 2**16) -> list[slice]:
+    """Column ranges of a (rows, columns) tensor that are worked on while they stay in a CPU's cache.
+
+    An update makes a dozen passes over its operands; out of the cache they cost as much as a sixth of the gradient.
+    A GPU gets everything at once.
+    """
+    width = columns if device.type != "cpu" else max(1, elements // max(1, rows))
+    return [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
