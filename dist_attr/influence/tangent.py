@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,13 @@ from torch.func import jvp, vmap
 
 from dist_attr.influence.loss import Batch
 from dist_attr.influence.training_step import TrainingStep, TrainState, cache_blocks
+
+
+class Gradient(NamedTuple):
+    """A gradient (..., P) and the factor (..., 1) that clips it."""
+
+    value: Tensor
+    clip_factor: Tensor
 
 
 class TangentSimulator:
@@ -44,45 +52,41 @@ class TangentSimulator:
 
     def advance(self, batch: Batch, step: int) -> None:
         """Push every tangent through one step of the run."""
-        gradient: Tensor | None = None
+        primal: Gradient | None = None
         for rows in self._passes:
-            gradient, gradient_tangent = self._gradient(rows, batch)
-            for columns in cache_blocks(*gradient_tangent.shape, gradient_tangent.device, elements=2**18):
-                self._update_tangent(rows, columns, gradient, gradient_tangent, step)
-        if gradient is None:
-            gradient = self._step.clip(self._step.gradient(self._state.theta, self._weights, batch))
-        self._state = self._step.update(self._state, gradient, step)
+            primal, tangent = self._gradient(rows, batch)
+            for columns in cache_blocks(*tangent.value.shape, tangent.value.device, elements=2**18):
+                self._update(rows, columns, primal, tangent, step)
+        if primal is None:
+            value = self._step.gradient(self._state.theta, self._weights, batch)
+            primal = Gradient(value, self._step.clip_factor(value))
+        self._state = self._step.update(self._state, primal.value, primal.clip_factor, step)
 
-    def _gradient(self, rows: slice, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The clipped gradient (P,) and its derivatives (rows, P)."""
+    def _gradient(self, rows: slice, batch: Batch) -> tuple[Gradient, Gradient]:
+        """The gradient (P,) with its clip factor (1,), and their derivatives (rows, P) and (rows, 1)."""
 
-        def push(theta_tangent: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-            gradient, tangent = jvp(
+        def push(theta_tangent: Tensor, direction: Tensor) -> tuple[Gradient, Gradient]:
+            value, value_tangent = jvp(
                 lambda theta, weights: self._step.gradient(theta, weights, batch),
                 (self._state.theta, self._weights),
                 (theta_tangent, direction),
             )
-            return jvp(self._step.clip, (gradient,), (tangent,))  # type: ignore[no-any-return]
+            factor, factor_tangent = jvp(self._step.clip_factor, (value,), (value_tangent,))
+            return Gradient(value, factor), Gradient(value_tangent, factor_tangent)
 
-        pushed = vmap(push, out_dims=(None, 0))(self._tangent.theta[rows], self._directions[rows])
-        return pushed[0], pushed[1]
+        primal, tangent = vmap(push, out_dims=(None, 0))(self._tangent.theta[rows], self._directions[rows])
+        return primal, tangent
 
-    def _update_tangent(self, rows: slice, columns: slice, gradient: Tensor, tangent: Tensor, step: int) -> None:
-        primal = (TrainState(self._state.theta[columns], tuple(s[columns] for s in self._state.slots)), gradient[columns])
-        old = TrainState(self._tangent.theta[rows, columns], tuple(s[rows, columns] for s in self._tangent.slots))
+    def _update(self, rows: slice, columns: slice, primal: Gradient, tangent: Gradient, step: int) -> None:
+        def update(state: TrainState, gradient: Gradient) -> TrainState:
+            return self._step.update(state, gradient.value, gradient.clip_factor, step)
 
-        def push(theta: Tensor, slots: tuple[Tensor, ...], tangent: Tensor) -> TrainState:
-            _, pushed = jvp(
-                lambda state, gradient: self._step.update(state, gradient, step),
-                primal,
-                (TrainState(theta, slots), tangent),
-            )
-            return pushed  # type: ignore[no-any-return]
-
-        new = vmap(push)(old.theta, old.slots, tangent[:, columns])
-        old.theta.copy_(new.theta)
-        for before, after in zip(old.slots, new.slots, strict=True):
-            before.copy_(after)
+        at = (self._state.part(columns), Gradient(primal.value[columns], primal.clip_factor))
+        old = self._tangent.part(rows, columns)
+        new = vmap(lambda *tangents: jvp(update, at, tangents)[1])(
+            old, Gradient(tangent.value[:, columns], tangent.clip_factor)
+        )
+        old.replace(new)
 
     def tangents(self) -> Tensor:
         """δθ_b (sources, P)."""

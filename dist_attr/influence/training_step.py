@@ -20,6 +20,16 @@ class TrainState(NamedTuple):
     theta: Tensor
     slots: Slots
 
+    def part(self, *index: slice) -> TrainState:
+        """Views of some replicas or parameters."""
+        return TrainState(self.theta[index], tuple(slot[index] for slot in self.slots))
+
+    def replace(self, new: TrainState) -> None:
+        """Overwrite the values in place, also those that this is a view of."""
+        self.theta.copy_(new.theta)
+        for slot, value in zip(self.slots, new.slots, strict=True):
+            slot.copy_(value)
+
 
 @dataclass(frozen=True)
 class TrainingStep:
@@ -54,20 +64,22 @@ class TrainingStep:
         assert isinstance(gradient, Tensor)
         return gradient
 
-    def clip(self, gradient: Tensor) -> Tensor:
-        """Gradient (..., P) scaled down to the largest allowed norm, by DeepSpeed's and torch's formula."""
+    def clip_factor(self, gradient: Tensor) -> Tensor:
+        """What a gradient (..., P) is scaled by to stay within the largest norm, (..., 1): DeepSpeed's formula."""
         if self.clipping == 0:
-            return gradient
+            return gradient.new_ones(*gradient.shape[:-1], 1)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-        return gradient * (self.clipping / (norm + 1e-6)).clamp(max=1.0)
+        return (self.clipping / (norm + 1e-6)).clamp(max=1.0)
 
-    def update(self, state: TrainState, gradient: Tensor, step: int) -> TrainState:
-        """What the optimizer makes of a clipped gradient; elementwise, any one shape."""
-        return TrainState(*self.optimizer.update(state.theta, state.slots, gradient, self.rate(step), step))
+    def update(self, state: TrainState, gradient: Tensor, clip_factor: Tensor, step: int) -> TrainState:
+        """What the optimizer makes of a gradient; elementwise, any one shape."""
+        theta, slots = state
+        return TrainState(*self.optimizer.update(theta, slots, gradient * clip_factor, self.rate(step), step))
 
     def __call__(self, state: TrainState, weights: Tensor, batch: Batch, step: int) -> TrainState:
         """One whole step for one parameter vector."""
-        return self.update(state, self.clip(self.gradient(state.theta, weights, batch)), step)
+        gradient = self.gradient(state.theta, weights, batch)
+        return self.update(state, gradient, self.clip_factor(gradient), step)
 
 
 def cache_blocks(rows: int, columns: int, device: torch.device, elements: int = 2**16) -> list[slice]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from dist_attr.influence.loss import Batch
-from dist_attr.influence.training_step import TrainingStep, TrainState, cache_blocks
+from dist_attr.influence.training_step import TrainingStep, cache_blocks
 
 
 class TrajectorySimulator:
@@ -51,16 +51,11 @@ class TrajectorySimulator:
         """Train every replica on the global batch."""
         gradients = vmap(self._step.gradient, in_dims=(0, 0, None))
         for rows in self._passes:
-            gradient = self._step.clip(gradients(self._state.theta[rows], self._weights[rows], batch))
+            gradient = gradients(self._state.theta[rows], self._weights[rows], batch)
+            factor = self._step.clip_factor(gradient)
             for columns in cache_blocks(*gradient.shape, gradient.device):
-                self._update(rows, columns, gradient[:, columns], step)
-
-    def _update(self, rows: slice, columns: slice, gradient: Tensor, step: int) -> None:
-        theta, slots = self._state.theta[rows, columns], tuple(s[rows, columns] for s in self._state.slots)
-        new = self._step.update(TrainState(theta, slots), gradient, step)
-        theta.copy_(new.theta)
-        for old, value in zip(slots, new.slots, strict=True):
-            old.copy_(value)
+                old = self._state.part(rows, columns)
+                old.replace(self._step.update(old, gradient[:, columns], factor, step))
 
     def tangents(self) -> Tensor:
         """δ_b = (θ − θ_b)/ε, (sources, P)."""
