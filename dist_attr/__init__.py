@@ -1,1 +1,48 @@
-"""dist_attr."""
+"""Attribute a language model's answers to the sources of its training data, with forward passes only.
+
+The names below are loaded when they are first used, so that importing the package takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dist_attr.config import RunConfig
+    from dist_attr.errors import DistAttrError
+    from dist_attr.readout import Attribution, Attributor, Query
+    from dist_attr.simulation import simulate
+    from dist_attr.store import InfluenceStore, open_store
+
+__all__ = [
+    "Attribution",
+    "Attributor",
+    "DistAttrError",
+    "InfluenceStore",
+    "Query",
+    "RunConfig",
+    "open_store",
+    "simulate",
+]
+
+_ROOMS = {
+    "Attribution": "readout",
+    "Attributor": "readout",
+    "DistAttrError": "errors",
+    "InfluenceStore": "store",
+    "Query": "readout",
+    "RunConfig": "config",
+    "open_store": "store",
+    "simulate": "simulation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'dist_attr' has no attribute {name!r}")
+    return getattr(import_module(f"dist_attr.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_ROOMS]

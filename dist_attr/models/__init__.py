@@ -9,14 +9,16 @@ Design decisions:
 
 from dist_attr.models.build import SUPPORTED_TYPES, build_model
 from dist_attr.models.causal import causal_forward, context_length
-from dist_attr.models.files import load_model, model_fingerprint, save_model
+from dist_attr.models.files import download_folder, load_model, model_fingerprint, save_model, upload_folder
 
 __all__ = [
     "SUPPORTED_TYPES",
     "build_model",
     "causal_forward",
     "context_length",
+    "download_folder",
     "load_model",
     "model_fingerprint",
     "save_model",
+    "upload_folder",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from torch import nn
 
 from dist_attr.config import ModelConfig
@@ -25,29 +27,39 @@ def model_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_model(model: nn.Module, tokenizer: Any, url: str) -> None:
-    """Model (safetensors) and tokenizer as a folder that transformers loads, at any fsspec URL."""
+@contextmanager
+def upload_folder(url: str) -> Iterator[str]:
+    """A temporary folder whose files go to an fsspec URL when the block is done."""
     filesystem, path = fsspec.core.url_to_fs(url)
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder)
+        yield folder
         filesystem.makedirs(path, exist_ok=True)
         for file in sorted(Path(folder).iterdir()):
             filesystem.put_file(str(file), f"{path}/{file.name}")
 
 
-def load_model(url: str) -> tuple[nn.Module, Any]:
-    """The model and tokenizer that `save_model` wrote. Raises ModelError when they cannot be loaded."""
-    from transformers import AutoTokenizer
-
+@contextmanager
+def download_folder(url: str) -> Iterator[str]:
+    """The files at an fsspec URL in a local folder. Raises ModelError when there are none."""
     filesystem, path = fsspec.core.url_to_fs(url)
+    files = filesystem.find(path, maxdepth=1)
+    if not files:
+        raise ModelError(f"there is no model at {url}")
+    if isinstance(filesystem, LocalFileSystem):
+        yield path
+        return
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for file in filesystem.find(path):
-                filesystem.get_file(file, str(Path(folder) / Path(file).name))
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"no model and tokenizer at {url}: {error}") from error
-        settings = ModelConfig(path=folder)
-        model = build_model(settings, vocabulary=len(tokenizer), end_of_text=0, sequence_length=1, seed=0)
-    return model, tokenizer
+        for file in files:
+            filesystem.get_file(file, str(Path(folder) / Path(file).name))
+        yield folder
+
+
+def save_model(model: nn.Module, url: str) -> None:
+    """Config and weights (safetensors) as a folder that transformers loads, at any fsspec URL."""
+    with upload_folder(url) as folder:
+        model.save_pretrained(folder)  # type: ignore[operator]
+
+
+def load_model(folder: str) -> nn.Module:
+    """The model in a local folder. Raises ModelError when it cannot be loaded."""
+    return build_model(ModelConfig(path=folder), vocabulary=0, end_of_text=0, sequence_length=1, seed=0)

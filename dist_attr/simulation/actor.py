@@ -1,0 +1,160 @@
+"""One Ray actor: a worker of the training run and the owner of a shard of the sources."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dist_attr.config import RunConfig
+from dist_attr.corpus import PackedCorpus
+from dist_attr.errors import SimulationError
+from dist_attr.influence import Simulator, make_simulator
+from dist_attr.models import build_model, model_fingerprint, save_model
+from dist_attr.simulation.recipe import global_batch, source_weights, training_step
+from dist_attr.store import Space, StoreWriter
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every actor is given. Arrays reach it through Ray's shared memory, without a copy."""
+
+    run: RunConfig
+    corpus: PackedCorpus
+    schedule: NDArray[np.int64]
+    vocabulary: int
+    end_of_text: int
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What an actor built, before the first step."""
+
+    fingerprint: str
+    type: str
+    space: Space
+
+
+@dataclass(frozen=True)
+class ActorReport:
+    """What an actor says after a stride: its part of the last step's loss, and the drift of its simulation."""
+
+    loss: float
+    drift: float
+
+
+class SimulationActor:
+    """Worker `rank` of the run; it owns every source whose index is `rank` modulo the number of workers."""
+
+    def __init__(self, rank: int, task: Task) -> None:
+        torch.manual_seed(task.run.training.seed)
+        self._rank, self._task = rank, task
+        self._workers = task.run.cluster.workers
+        self._training = task.run.training
+        self._sources = list(range(len(task.corpus.sources)))[rank :: self._workers]
+        self._simulator: Simulator | None = None
+        self._done = 0
+
+    def address(self) -> str:
+        """Where the workers meet, for rank 0 to say."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def build(self) -> ModelReport:
+        """Build the model, alone and before any communication, so that an error is everybody's."""
+        self._model = build_model(
+            self._task.run.model,
+            vocabulary=self._task.vocabulary,
+            end_of_text=self._task.end_of_text,
+            sequence_length=self._training.sequence_length,
+            seed=self._training.seed,
+        )
+        step = training_step(self._model, self._training)
+        total = sum(parameter.numel() for parameter in self._model.parameters())
+        return ModelReport(
+            model_fingerprint(self._model),
+            self._model.config.model_type,  # type: ignore[union-attr, arg-type]
+            Space(names=step.space.names, shapes=step.space.shapes, coverage=step.space.size / total),
+        )
+
+    def join(self, address: str) -> None:
+        """Meet the other workers, start DeepSpeed's engine and the simulator."""
+        cuda = torch.cuda.is_available()
+        if not cuda:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        # DeepSpeed reads these even when the process group exists.
+        os.environ.update(RANK=str(self._rank), LOCAL_RANK="0", WORLD_SIZE=str(self._workers))
+        torch.distributed.init_process_group(
+            "nccl" if cuda else "gloo", init_method=address, rank=self._rank, world_size=self._workers
+        )
+        from dist_attr.simulation.engine import Trainer
+
+        self._trainer = Trainer(self._model, self._training, self._rank, self._workers)
+        self._start = self._trainer.parameters()
+        names = [source.name for source in self._task.corpus.sources]
+        self._weights = source_weights(names, self._training.source_weights).to(self._start)
+        settings = self._task.run.simulation
+        if settings.method != "none":
+            self._simulator = make_simulator(
+                settings.method,
+                training_step(self._trainer.module, self._training),
+                self._start,
+                self._weights,
+                self._sources,
+                epsilon=settings.epsilon,
+                sources_per_pass=settings.sources_per_pass,
+            )
+
+    def advance(self, steps: int) -> ActorReport:
+        """The next steps of the run and of the simulation beside it."""
+        loss = drift = 0.0
+        for step in range(self._done, self._done + steps):
+            batch = global_batch(self._task.corpus, self._task.schedule[step]).to(self._trainer.device)
+            loss = self._trainer.step(batch, self._weights, step)
+            if not np.isfinite(loss):
+                raise SimulationError(
+                    f"the training loss is {loss} at step {step}; lower training.learning_rate, "
+                    "warm up with training.warmup_steps, or clip with training.gradient_clipping"
+                )
+            if self._simulator is not None:
+                self._simulator.advance(batch, step)
+                if (step + 1) % self._task.run.simulation.check_every == 0 or step + 1 == self._training.steps:
+                    drift = max(drift, self._check_drift(self._simulator, step))
+            self._done = step + 1
+        return ActorReport(loss, drift)
+
+    def _check_drift(self, simulator: Simulator, step: int) -> float:
+        """How far the simulation's own run is from DeepSpeed's, relative to the way the parameters have come."""
+        real, simulated = self._trainer.parameters(), simulator.parameters
+        drift = _relative(simulated - real, real - self._start)
+        if not drift <= self._task.run.simulation.drift_tolerance:
+            raise SimulationError(
+                f"the simulation left the training run: after step {step} its parameters differ from DeepSpeed's by "
+                f"{drift:.2e} of the way trained so far, more than simulation.drift_tolerance "
+                f"({self._task.run.simulation.drift_tolerance:g}); the influence would not be this run's"
+            )
+        return drift
+
+    def write(self, store: str) -> None:
+        """Write the tangents of this actor's sources."""
+        assert self._simulator is not None
+        writer = StoreWriter(store)
+        for source, tangent in zip(self._sources, self._simulator.tangents(), strict=True):
+            writer.write(source, tangent.to("cpu", torch.float32).numpy(), self._done)
+
+    def save(self, url: str) -> str:
+        """Save the trained model; its fingerprint. Of rank 0."""
+        module = self._trainer.module
+        save_model(module, url)
+        return model_fingerprint(module)
+
+
+def _relative(difference: Tensor, way: Tensor) -> float:
+    return float(difference.norm() / way.norm().clamp_min(1e-12))

@@ -1,0 +1,76 @@
+"""Everything a run needs before any actor starts: documents, tokenizer, batches, the sources table, the manifest."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_attr.config import RunConfig
+from dist_attr.corpus import PackedCorpus, Tokenizer, batch_schedule, end_of_text_id, load_documents, load_tokenizer, pack
+from dist_attr.simulation.actor import ModelReport, Task
+from dist_attr.simulation.recipe import source_weights
+from dist_attr.store import Manifest, SourceRecord
+
+SOFTWARE = ("dist_attr", "torch", "deepspeed", "ray", "transformers", "zarr", "numpy")
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that has been checked as far as it can be without training."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    task: Task
+
+    def manifest(self, model: ModelReport) -> Manifest:
+        """The manifest of the store, as long as it is not complete."""
+        return Manifest(
+            identity=str(uuid.uuid4()),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            complete=False,
+            model=None,
+            space=model.space,
+            sources=source_records(self.task.corpus, self.task.schedule),
+            corpus=self.task.corpus.fingerprint,
+            run=self.config,
+            versions={name: version(name) for name in SOFTWARE},
+        )
+
+
+def prepare(config: RunConfig) -> PreparedRun:
+    """Read the corpus and lay out every batch. Raises DistAttrError for whatever does not fit."""
+    documents = load_documents(config.corpus)
+    tokenizer = load_tokenizer(config.tokenizer, (document.text for document in documents))
+    training = config.training
+    corpus = pack(documents, tokenizer, training.sequence_length)
+    source_weights([source.name for source in corpus.sources], training.source_weights)
+    schedule = batch_schedule(len(corpus.tokens), training.batch_size, training.steps, training.seed)
+    return PreparedRun(config, tokenizer, Task(config, corpus, schedule, len(tokenizer), end_of_text_id(tokenizer)))
+
+
+def source_records(corpus: PackedCorpus, schedule: NDArray[np.int64]) -> tuple[SourceRecord, ...]:
+    """The sources table: what the corpus holds of each source, and what the run saw of it."""
+    seen = np.zeros((len(schedule), len(corpus.sources)), np.int64)
+    for step, rows in enumerate(schedule):
+        sources = corpus.token_sources[rows, 1:]
+        seen[step] = np.bincount(sources[sources >= 0], minlength=len(corpus.sources))
+    records = []
+    for index, source in enumerate(corpus.sources):
+        steps = np.flatnonzero(seen[:, index])
+        records.append(
+            SourceRecord(
+                name=source.name,
+                documents=source.documents,
+                tokens=source.tokens,
+                trained_tokens=int(seen[:, index].sum()),
+                first_step=int(steps[0]) if len(steps) else None,
+                last_step=int(steps[-1]) if len(steps) else None,
+                examples=source.examples,
+            )
+        )
+    return tuple(records)
