@@ -54,10 +54,11 @@ clean:  ## remove .venv, caches and builds; runs/ stays
 			"Name another: make PYTHON=python3.11" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@set -f; configured() { $(BIN)/python -m pip config get "global.$$1" 2>/dev/null || :; }; \
+	@set -f; settings=$$($(BIN)/python -m pip config list); \
+	pip_has() { printf '%s\n' "$$settings" | sed -nE "s/^(:env:|global|install)\.$$1='(.*)'$$/\2/p" | head -n 1; }; \
 	hand() { [ -z "$$2" ] || export "$$1=$$2"; }; \
-	hand UV_FIND_LINKS "$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$$(configured find-links)} | tr ' ' ',')}"; \
-	hand UV_DEFAULT_INDEX "$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(configured index-url)}}"; \
-	hand SSL_CERT_FILE "$${SSL_CERT_FILE:-$${PIP_CERT:-$$(configured cert)}}"; \
+	hand UV_FIND_LINKS "$${UV_FIND_LINKS:-$$(echo $$(pip_has find-links | sed 's/\\n/ /g') | tr ' ' ',')}"; \
+	hand UV_DEFAULT_INDEX "$${UV_DEFAULT_INDEX:-$$(pip_has index-url)}"; \
+	hand SSL_CERT_FILE "$${SSL_CERT_FILE:-$$(pip_has cert)}"; \
 	set -x; DS_BUILD_OPS=0 $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -61,6 +61,10 @@ class ParameterSpace:
     def size(self) -> int:
         """P, the length of the vector."""
         return sum(self.sizes)
+
+    def items(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Each parameter's name and shape."""
+        return zip(self.names, self.shapes, strict=True)
 
     def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The named tensors as one new vector (P,), detached."""

@@ -68,7 +68,10 @@ def _from_config(settings: dict[str, Any], vocabulary: int, end_of_text: int, le
 
 def _from_path(path: str) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
+    # Its bar for reading a file from this disk would tear up our own.
+    logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         _check_type(config.model_type)

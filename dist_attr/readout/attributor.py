@@ -1,0 +1,129 @@
+"""The readout of a store, or of some of its sources, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dist_attr.config import ReadoutName
+from dist_attr.corpus import load_tokenizer, token_strings, tokenizer_fingerprint
+from dist_attr.errors import QueryError, StoreError
+from dist_attr.influence import ParameterSpace, Scores, counterfactual_logprobs, directional_logprobs
+from dist_attr.models import causal_forward, context_length, download_folder, load_model, model_fingerprint
+from dist_attr.readout.query import EncodedQuery, Query, encode_query
+from dist_attr.store import InfluenceStore
+
+READOUTS = {"linear": directional_logprobs, "counterfactual": counterfactual_logprobs}
+BATCH_TOKENS = 2048  # of queries read out together: enough to keep a core busy, little enough for its memory
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores of some queries, in nats per unit source weight. Positive: the source made the answer likelier.
+
+    Attributes:
+        sources: names, length S.
+        scores: (queries, S), the sum over each query's completion tokens.
+        token_scores: for each query (S, completion tokens).
+        tokens: for each query the completion's tokens as strings.
+        token_logprobs: for each query log p of the completion's tokens, (completion tokens,).
+    """
+
+    sources: list[str]
+    scores: NDArray[np.float32]
+    token_scores: list[NDArray[np.float32]]
+    tokens: list[list[str]]
+    token_logprobs: list[NDArray[np.float32]]
+
+
+class Attributor:
+    """A store's tangents and its model, ready to score queries.
+
+    Args:
+        store: from `open_store`. Its model is the `model` folder beside it.
+        model: another place, any fsspec URL, of the very same model and tokenizer.
+        rows: the sources to hold; all by default.
+        sources_per_pass: sources read out together; changes memory and speed, not the scores.
+
+    Raises:
+        StoreError: the model is not the store's, or a tangent is damaged.
+        ModelError: there is no model.
+    """
+
+    def __init__(
+        self,
+        store: InfluenceStore,
+        *,
+        model: str | None = None,
+        rows: Sequence[int] | None = None,
+        sources_per_pass: int = 8,
+    ) -> None:
+        with download_folder(model or f"{store.url.rstrip('/').rpartition('/')[0] or '.'}/model") as folder:
+            module = load_model(folder)
+            self._tokenizer = load_tokenizer(folder, [])
+        store.check_model(model_fingerprint(module), tokenizer_fingerprint(self._tokenizer))
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(self._device).requires_grad_(False)
+        self._space = ParameterSpace(store.manifest.space.names, store.manifest.space.shapes)
+        parameters = dict(module.named_parameters())
+        if any(name not in parameters or parameters[name].shape != shape for name, shape in self._space.items()):
+            raise StoreError(f"{store.url}: the parameter space in its manifest is not that of its model")
+        self._theta = self._space.read(module)
+        self._forward, self._context = causal_forward(module), context_length(module)
+        rows = range(len(store.sources)) if rows is None else rows
+        self.sources = [store.sources[row] for row in rows]
+        self._tangents = torch.from_numpy(store.tangents(rows)).to(self._device)
+        self._per_pass = sources_per_pass
+
+    def attribute(self, queries: Sequence[Query], readout: ReadoutName = "linear") -> Attribution:
+        """Score queries against every source.
+
+        Args:
+            queries: any number; they are batched by length.
+            readout: `linear`, the derivative of the log-probability along each tangent; or `counterfactual`, what the
+                log-probability would lose without the source.
+
+        Raises:
+            QueryError: a query is empty or does not fit the context; none is scored then.
+        """
+        if readout not in READOUTS:
+            raise QueryError(f"unknown readout {readout!r}; there are {' and '.join(READOUTS)}")
+        encoded = [encode_query(query, self._tokenizer, self._context, i) for i, query in enumerate(queries)]
+        token_scores: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(encoded)
+        logprobs: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(encoded)
+        for batch in _batches(encoded):
+            result = self._read_out(_padded([encoded[i].tokens for i in batch]).to(self._device), readout)
+            for position, i in enumerate(batch):
+                scored = slice(encoded[i].start - 1, len(encoded[i].tokens) - 1)
+                token_scores[i] = result.scores[:, position, scored].cpu().numpy()
+                logprobs[i] = result.logprobs[position, scored].cpu().numpy()
+        scores = np.stack([s.sum(1) for s in token_scores]) if encoded else np.empty((0, len(self.sources)), np.float32)
+        tokens = [token_strings(self._tokenizer, query.completion) for query in encoded]
+        return Attribution(list(self.sources), scores, token_scores, tokens, logprobs)
+
+    def _read_out(self, tokens: Tensor, readout: ReadoutName) -> Scores:
+        return READOUTS[readout](
+            self._forward, self._space, self._theta, tokens, self._tangents, per_pass=self._per_pass
+        )
+
+
+def _batches(queries: Sequence[EncodedQuery]) -> Iterator[list[int]]:
+    """Indices of queries of similar length, as many as fit into a batch."""
+    batch: list[int] = []
+    for i in sorted(range(len(queries)), key=lambda i: len(queries[i].tokens)):
+        if batch and (len(batch) + 1) * len(queries[i].tokens) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
+    length = max(map(len, sequences))
+    return torch.tensor([[*sequence, *[0] * (length - len(sequence))] for sequence in sequences])
