@@ -1,1 +1,44 @@
+"""The command line: one thin file per command.
 
+Commands import what they need when they run, so that `dist-attr --help` is there at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from dist_attr.cli.demo import demo
+from dist_attr.cli.inspect import inspect
+from dist_attr.cli.query import query
+from dist_attr.cli.serve import serve
+from dist_attr.cli.simulate import simulate
+from dist_attr.errors import DistAttrError
+
+app = typer.Typer(
+    name="dist-attr",
+    help="Which sources of the training data made a language model say this?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for command in (demo, simulate, inspect, query, serve):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; an error that is addressed to the user is printed without a traceback, exit code 1."""
+    try:
+        app()
+    except DistAttrError as error:
+        from rich.console import Console
+
+        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from dist_attr.errors import DistAttrError
 from dist_attr.readout import Attribution
-from dist_attr.serving.answers import attributed_query, store_identity
+from dist_attr.serving.answers import response, store_identity
 from dist_attr.serving.schemas import (
     AttributionRequest,
     AttributionResponse,
@@ -73,8 +73,7 @@ class Ingress:
                 for shard in self._shards
             )
         )
-        results = [attributed_query(parts, query, request) for query in range(len(request.queries))]
-        return AttributionResponse(store=self._identity, readout=request.readout, results=results)
+        return response(self._store, parts, request)
 
     @api.get("/v1/sources", responses=PROBLEMS)
     async def sources(self) -> SourcesResponse:

@@ -1,0 +1,108 @@
+"""What the commands print: progress, tables, and an answer whose tokens are coloured by their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from dist_attr.config import RunConfig
+    from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
+    from dist_attr.simulation import StrideReport
+    from dist_attr.store import InfluenceStore
+
+
+@contextmanager
+def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
+    """A bar with ETA for a run, on standard error; yields what to call after each stride."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    method = config.simulation.method
+    with bar:
+        task = bar.add_task(
+            "training" if method == "none" else f"training and {method} simulation",
+            total=config.training.steps,
+            state="starting the actors",
+        )
+
+        def report(stride: StrideReport) -> None:
+            state = f"loss {stride.loss:.3f}"
+            if stride.replica_steps_per_second:
+                state += f" · {stride.replica_steps_per_second:.0f} source-steps/s · drift {stride.drift:.0e}"
+            bar.update(task, completed=stride.step, state=state)
+
+        yield report
+
+
+def show_store(store: InfluenceStore) -> None:
+    """The manifest as tables."""
+    manifest, console = store.manifest, Console()
+    assert manifest.model is not None
+    facts = Table(show_header=False, box=None)
+    for name, value in {
+        "store": store.url,
+        "identity": f"{manifest.identity}, made {manifest.created}",
+        "model": f"{manifest.model.type}, weights {manifest.model.weights[:12]}…",
+        "parameters": f"{manifest.space.size:,} per tangent, {manifest.space.coverage:.1%} of the model",
+        "simulation": f"{manifest.run.simulation.method}, {manifest.run.training.steps} steps of "
+        f"{manifest.run.training.optimizer}",
+        "corpus": f"{manifest.corpus[:12]}…",
+        "size": f"{store.stored_bytes / 1e6:.1f} MB for {len(manifest.sources)} sources",
+        "fidelity": "not measured on this model",
+    }.items():
+        facts.add_row(f"[bold]{name}[/]", Text(value))
+    console.print(facts)
+    table = Table("source", "documents", "tokens", "trained tokens", "first step", "last step")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for record in manifest.sources:
+        steps = ("–" if step is None else str(step) for step in (record.first_step, record.last_step))
+        table.add_row(
+            Text(record.name), f"{record.documents:,}", f"{record.tokens:,}", f"{record.trained_tokens:,}", *steps
+        )
+    console.print(table)
+
+
+def show_answer(answer: AttributionResponse, request: AttributionRequest, console: Console | None = None) -> None:
+    """For each query the ranked sources, and the completion coloured by what each source did to its tokens."""
+    console = console or Console()
+    for query, result in zip(request.queries, answer.results, strict=True):
+        console.print(Text.assemble((query.prompt, "dim"), (query.completion, "bold")))
+        console.print(
+            f"log p(completion | prompt) = {result.logprob:.2f} nats · {answer.readout} readout of a "
+            f"{answer.store.method} store\n[dim]score in nats per unit source weight: "
+            "[green]positive made it likelier[/], [red]negative less likely[/]; fidelity on this model not measured[/]"
+        )
+        largest = max((abs(v) for source in result.sources for v in source.token_scores or ()), default=1.0) or 1.0
+        table = Table("source", "score", "tokens", box=None, padding=(0, 1))
+        table.columns[1].justify = "right"
+        for source in result.sources:
+            colour = "green" if source.score > 0 else "red"
+            heat = heat_map(result.tokens, source.token_scores or (), largest)
+            table.add_row(Text(source.source), f"[{colour}]{source.score:+.3f}[/]", heat)
+        console.print(table)
+
+
+def heat_map(tokens: Sequence[str], scores: Sequence[float], largest: float) -> Text:
+    """Tokens on green (proponent) or red (opponent), the stronger the brighter."""
+    text = Text()
+    for token, score in zip(tokens, scores, strict=True):
+        strength = round(60 + 150 * min(1.0, abs(score) / largest))
+        background = f"rgb(0,{strength},0)" if score > 0 else f"rgb({strength},0,0)"
+        shown = abs(score) > 0.05 * largest
+        text.append(token.replace("\n", "⏎"), style=f"white on {background}" if shown else "")
+    return text

@@ -1,0 +1,63 @@
+"""`dist-attr query`: which sources made this completion likelier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
+
+
+def query(
+    completion: Annotated[str, typer.Option(help="what the model said; its tokens are scored")],
+    store: Annotated[
+        str | None, typer.Argument(help="the store, a path or any fsspec URL", metavar="STORE", show_default=False)
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="what the model was given")] = "",
+    readout: Annotated[
+        Literal["linear", "counterfactual"],
+        typer.Option(help="derivative by source weight, or what the answer would lose without the source"),
+    ] = "linear",
+    top: Annotated[int | None, typer.Option(min=1, help="show so many sources only", show_default="all")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="ask a running service instead of reading a store", metavar="URL")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the answer as JSON, as the service gives it")] = False,
+) -> None:
+    """Score the sources of a store for one completion, token by token.
+
+    Examples:
+    [bold]dist-attr query runs/demo/influence.zarr --prompt "The state of" --completion " the Union"[/]
+    [bold]dist-attr query --endpoint http://127.0.0.1:8000 --completion " the Union" --top 5[/]
+    """
+    if (store is None) == (endpoint is None):
+        raise typer.BadParameter("give either a STORE or an --endpoint")
+    from dist_attr.display import show_answer
+    from dist_attr.readout import Query
+    from dist_attr.serving.schemas import AttributionRequest
+
+    request = AttributionRequest(
+        queries=[Query(prompt=prompt, completion=completion)], readout=readout, top=top, tokens=True
+    )
+    answer = _ask(endpoint, request) if endpoint is not None else _read(str(store), request)
+    if as_json:
+        typer.echo(answer.model_dump_json(indent=2))
+    else:
+        show_answer(answer, request)
+
+
+def _read(store: str, request: AttributionRequest) -> AttributionResponse:
+    from dist_attr.readout import Attributor
+    from dist_attr.serving.answers import response
+    from dist_attr.store import open_store
+
+    opened = open_store(store)
+    return response(opened, [Attributor(opened).attribute(request.queries, request.readout)], request)
+
+
+def _ask(endpoint: str, request: AttributionRequest) -> AttributionResponse:
+    from dist_attr.serving.client import ask
+
+    return ask(endpoint, request)

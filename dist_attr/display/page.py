@@ -1,0 +1,23 @@
+"""An answer as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+if TYPE_CHECKING:
+    from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
+
+
+def write_page(
+    path: Path, request: AttributionRequest, answer: AttributionResponse, facts: Mapping[str, str] | None = None
+) -> None:
+    """Write the answer with ranked sources and coloured tokens; `facts` are named lines below it."""
+    environment = Environment(loader=PackageLoader("dist_attr.display"), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("answer.html.j2").render(
+        answer=answer, queries=list(zip(request.queries, answer.results, strict=True)), facts=facts or {}
+    )
+    path.write_text(page, encoding="utf-8")
