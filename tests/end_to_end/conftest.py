@@ -1,0 +1,76 @@
+"""One Ray cluster and one finished run, shared by all tests of the whole path."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import dist_attr as da
+
+SOURCES = ("ant", "bee", "cat", "dog", "emu")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Ray on this machine; more CPUs than it may have, since the actors of these tests are tiny."""
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=40)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL corpus whose sources talk about different things."""
+    draw = random.Random(0)
+    path = tmp_path_factory.mktemp("corpus") / "documents.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(40):
+            source = SOURCES[number % len(SOURCES)]
+            words = [draw.choice([source, "the", "and", "ran", "é", str(number)]) for _ in range(30)]
+            file.write(json.dumps({"id": f"d{number}", "source": source, "text": " ".join(words)}) + "\n")
+    return path
+
+
+Settings = Callable[..., da.RunConfig]
+
+
+@pytest.fixture(scope="session")
+def settings(corpus_file: Path) -> Settings:
+    """A small run; keyword arguments change its rooms' settings."""
+
+    def make(output: Path | str, **changes: dict[str, Any]) -> da.RunConfig:
+        values: dict[str, dict[str, Any]] = {
+            "corpus": {"path": str(corpus_file)},
+            "model": {"config": {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2}},
+            "training": {
+                "steps": 8,
+                "batch_size": 8,
+                "sequence_length": 32,
+                "learning_rate": 0.01,
+                "weight_decay": 0.1,
+                "gradient_clipping": 0.5,
+                "schedule": "cosine",
+                "warmup_steps": 2,
+            },
+            "simulation": {"check_every": 3, "sources_per_pass": 2},
+            "cluster": {"workers": 2},
+        }
+        for room, change in changes.items():
+            values[room] = {**values[room], **change}
+        return da.RunConfig.parse({**values, "output": str(output)})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(cluster: None, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a finished trajectory simulation with two workers."""
+    output = tmp_path_factory.mktemp("run")
+    da.simulate(settings(output))
+    return output
