@@ -17,8 +17,8 @@ def simulate(
 
     Example: [bold]dist-attr simulate run.yaml[/]
     """
-    from dist_attr.display import run_progress
     from dist_attr.config import RunConfig
+    from dist_attr.display import run_progress
     from dist_attr.simulation import simulate as run_simulation
 
     config = RunConfig.load(run)

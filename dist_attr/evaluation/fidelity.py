@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def lds(predicted: Floats, true: Floats, *, resamples: int = 2000, seed: int = 0
     return LDS(float(per_query.mean()), float(low), float(high), per_query)
 
 
-def predicted_change(scores: Floats, dropped: NDArray[np.bool_]) -> Floats:
+def predicted_change(scores: NDArray[np.floating[Any]], dropped: NDArray[np.bool_]) -> Floats:
     """What scores say that removing sources does to log p(completion | prompt).
 
     Args:
@@ -76,7 +77,8 @@ def predicted_change(scores: Floats, dropped: NDArray[np.bool_]) -> Floats:
     Returns:
         (subsets, queries): −Σ of the scores of the dropped sources, nats.
     """
-    return -(dropped.astype(np.float64) @ np.asarray(scores, np.float64).T)
+    change: Floats = -(dropped.astype(np.float64) @ np.asarray(scores, np.float64).T)
+    return change
 
 
 def drop_subsets(sources: int, subsets: int, dropped: int, seed: int) -> NDArray[np.bool_]:
@@ -99,4 +101,5 @@ def _rank_correlations(first: Floats, second: Floats) -> Floats:
     """scipy.stats.spearmanr of each pair of columns, but all at once, and 0 where a column is constant."""
     first, second = (ranks - ranks.mean(axis=0) for ranks in (rankdata(first, axis=0), rankdata(second, axis=0)))
     norms = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
-    return np.divide((first * second).sum(axis=0), norms, out=np.zeros_like(norms), where=norms > 0)
+    products: Floats = (first * second).sum(axis=0)
+    return np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), 0.0)

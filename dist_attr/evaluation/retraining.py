@@ -6,33 +6,23 @@ model is called as transformers means it, autograd runs backward, and torch's ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dist_attr.config import TrainingConfig
 from dist_attr.corpus import PackedCorpus, batch_schedule
 from dist_attr.influence import LearningRate
-
-
-class TokenQuery(NamedTuple):
-    """A query as tokens: the prompt's, at least one, and the completion's, which are scored."""
-
-    prompt: Sequence[int]
-    completion: Sequence[int]
+from dist_attr.readout import EncodedQuery
 
 
 def retrain(
-    model: nn.Module,
-    corpus: PackedCorpus,
-    training: TrainingConfig,
-    source_weights: Sequence[float],
-    *,
-    on_step: Callable[[int], object] = lambda step: None,
+    model: nn.Module, corpus: PackedCorpus, training: TrainingConfig, source_weights: Sequence[float]
 ) -> nn.Module:
     """Train a model as the run was trained, but with these source weights.
 
@@ -44,7 +34,6 @@ def retrain(
         corpus: what the run was trained on.
         training: the run's settings.
         source_weights: w_b of each source, in the order of `corpus.sources`; 0 removes a source.
-        on_step: called with 1, 2, ... after each step.
 
     Returns:
         The same model.
@@ -63,7 +52,6 @@ def retrain(
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
         train_on_batch(model, optimizer, tokens, sources, weights, training.gradient_clipping)
-        on_step(step + 1)
     return model
 
 
@@ -137,14 +125,14 @@ class RootedAdamW(torch.optim.Optimizer):
                 parameter.addcdiv_(first, root, value=-group["lr"] / (1 - beta1 ** state["step"]))
 
 
-def completion_logprob(model: nn.Module, query: TokenQuery) -> Tensor:
+def completion_logprob(model: nn.Module, query: EncodedQuery) -> Tensor:
     """log p(completion | prompt) in nats, a scalar with its graph: one plain forward pass."""
-    tokens = torch.tensor([[*query.prompt, *query.completion]], device=next(model.parameters()).device)
-    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0, len(query.prompt) - 1 :]
-    return -cross_entropy(logits, tokens[0, len(query.prompt) :], reduction="sum")
+    tokens = torch.tensor([query.tokens], device=next(model.parameters()).device)
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0, query.start - 1 :]
+    return -cross_entropy(logits, tokens[0, query.start :], reduction="sum")
 
 
-def completion_logprobs(model: nn.Module, queries: Sequence[TokenQuery]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """log p(completion | prompt) of each query, (queries,) in nats: a retrained model's true outputs."""
-    with torch.no_grad():
-        return np.array([float(completion_logprob(model, query)) for query in queries])
+@torch.no_grad()
+def completion_logprobs(model: nn.Module, queries: Sequence[EncodedQuery]) -> NDArray[np.float64]:
+    """log p(completion | prompt) of each query in nats, (queries,): the true outputs of a retrained model."""
+    return np.array([float(completion_logprob(model, query)) for query in queries])

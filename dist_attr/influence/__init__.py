@@ -1,7 +1,8 @@
 """The mathematics of influence: pure torch, no distributed code, no storage, no model library.
 
 Design decisions:
-- A model is a function `forward(parameters by name, inputs) -> logits`, its trainable parameters one vector of length P.
+- A model is a function `forward(parameters by name, inputs) -> logits`; its trainable parameters are one vector of
+  length P.
 - The training step Φ is a pure function, so that it can be repeated with other source weights (`trajectory`) and
   differentiated (`tangent`). The very same code is what DeepSpeed's own step is checked against.
 - Everything after the gradient and its clipping is elementwise, so it is done block by block in the cache.

@@ -75,9 +75,11 @@ class AdamW:
         first = beta1 * slots[0] + (1 - beta1) * gradient
         second = beta2 * slots[1] + (1 - beta2) * gradient.square()
         correction1, correction2 = 1 - beta1 ** (step + 1), 1 - beta2 ** (step + 1)
-        root = _sqrt(second / correction2 + self.eps_root) if self.eps_root == 0 else (
-            second / correction2 + self.eps_root
-        ).sqrt()
+        root = (
+            _sqrt(second / correction2 + self.eps_root)
+            if self.eps_root == 0
+            else (second / correction2 + self.eps_root).sqrt()
+        )
         theta = theta * (1 - rate * self.weight_decay) - (rate / correction1) * first / (root + self.eps)
         return theta, (first, second)
 

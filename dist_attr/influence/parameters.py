@@ -83,7 +83,5 @@ class ParameterSpace:
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector (P,) as named views of it; differentiable, and batched by vmap."""
-        pieces = vector.split(self.sizes)
-        return {
-            name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
-        }
+        pieces = torch.split(vector, list(self.sizes))
+        return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import vmap
 
+from dist_attr.influence.forward_mode import push_forward
 from dist_attr.influence.loss import token_losses
 from dist_attr.influence.parameters import Forward, ParameterSpace
 
@@ -41,10 +42,7 @@ def directional_logprobs(
     def logprobs(theta: Tensor) -> Tensor:
         return token_logprobs(forward, space, theta, tokens)
 
-    def push(direction: Tensor) -> tuple[Tensor, Tensor]:
-        return jvp(logprobs, (theta,), (direction,))  # type: ignore[no-any-return]
-
-    pushed = [vmap(push, out_dims=(None, 0))(part) for part in directions.split(per_pass)]
+    pushed = [push_forward(logprobs, (theta,), (part,)) for part in torch.split(directions, per_pass)]
     if not pushed:
         return _no_directions(logprobs(theta))
     return Scores(pushed[0][0], torch.cat([scores for _, scores in pushed]))
@@ -60,7 +58,7 @@ def counterfactual_logprobs(
         return token_logprobs(forward, space, theta, tokens)
 
     present = logprobs(theta)
-    without = [vmap(logprobs)(theta - part) for part in directions.split(per_pass)]
+    without = [vmap(logprobs)(theta - part) for part in torch.split(directions, per_pass)]
     if not without:
         return _no_directions(present)
     return Scores(present, present - torch.cat(without))

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
+from dist_attr.influence.forward_mode import push_forward
 from dist_attr.influence.loss import Batch
 from dist_attr.influence.training_step import TrainingStep, TrainState, cache_blocks
 
@@ -52,39 +52,30 @@ class TangentSimulator:
 
     def advance(self, batch: Batch, step: int) -> None:
         """Push every tangent through one step of the run."""
-        primal: Gradient | None = None
+
+        def clipped(theta: Tensor, weights: Tensor) -> Gradient:
+            value = self._step.gradient(theta, weights, batch)
+            return Gradient(value, self._step.clip_factor(value))
+
+        at = (self._state.theta, self._weights)
+        gradient: Gradient | None = None
         for rows in self._passes:
-            primal, tangent = self._gradient(rows, batch)
-            for columns in cache_blocks(*tangent.value.shape, tangent.value.device, elements=2**18):
-                self._update(rows, columns, primal, tangent, step)
-        if primal is None:
-            value = self._step.gradient(self._state.theta, self._weights, batch)
-            primal = Gradient(value, self._step.clip_factor(value))
-        self._state = self._step.update(self._state, primal.value, primal.clip_factor, step)
+            gradient, tangents = push_forward(clipped, at, (self._tangent.theta[rows], self._directions[rows]))
+            for columns in cache_blocks(tangents.value, elements=2**18):
+                self._update(rows, columns, gradient, tangents, step)
+        if gradient is None:
+            gradient = clipped(*at)
+        self._state = self._step.update(self._state, gradient.value, gradient.clip_factor, step)
 
-    def _gradient(self, rows: slice, batch: Batch) -> tuple[Gradient, Gradient]:
-        """The gradient (P,) with its clip factor (1,), and their derivatives (rows, P) and (rows, 1)."""
-
-        def push(theta_tangent: Tensor, direction: Tensor) -> tuple[Gradient, Gradient]:
-            value, value_tangent = jvp(
-                lambda theta, weights: self._step.gradient(theta, weights, batch),
-                (self._state.theta, self._weights),
-                (theta_tangent, direction),
-            )
-            factor, factor_tangent = jvp(self._step.clip_factor, (value,), (value_tangent,))
-            return Gradient(value, factor), Gradient(value_tangent, factor_tangent)
-
-        primal, tangent = vmap(push, out_dims=(None, 0))(self._tangent.theta[rows], self._directions[rows])
-        return primal, tangent
-
-    def _update(self, rows: slice, columns: slice, primal: Gradient, tangent: Gradient, step: int) -> None:
+    def _update(self, rows: slice, columns: slice, gradient: Gradient, tangents: Gradient, step: int) -> None:
         def update(state: TrainState, gradient: Gradient) -> TrainState:
             return self._step.update(state, gradient.value, gradient.clip_factor, step)
 
-        at = (self._state.part(columns), Gradient(primal.value[columns], primal.clip_factor))
         old = self._tangent.part(rows, columns)
-        new = vmap(lambda *tangents: jvp(update, at, tangents)[1])(
-            old, Gradient(tangent.value[:, columns], tangent.clip_factor)
+        _, new = push_forward(
+            update,
+            (self._state.part(columns), Gradient(gradient.value[columns], gradient.clip_factor)),
+            (old, Gradient(tangents.value[:, columns], tangents.clip_factor)),
         )
         old.replace(new)
 

@@ -69,7 +69,8 @@ class TrainingStep:
         if self.clipping == 0:
             return gradient.new_ones(*gradient.shape[:-1], 1)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-        return (self.clipping / (norm + 1e-6)).clamp(max=1.0)
+        factor: Tensor = self.clipping / (norm + 1e-6)
+        return factor.clamp(max=1.0)
 
     def update(self, state: TrainState, gradient: Tensor, clip_factor: Tensor, step: int) -> TrainState:
         """What the optimizer makes of a gradient; elementwise, any one shape."""
@@ -82,11 +83,12 @@ class TrainingStep:
         return self.update(state, gradient, self.clip_factor(gradient), step)
 
 
-def cache_blocks(rows: int, columns: int, device: torch.device, elements: int = 2**16) -> list[slice]:
-    """Column ranges of a (rows, columns) tensor that are worked on while they stay in a CPU's cache.
+def cache_blocks(stack: Tensor, elements: int = 2**16) -> list[slice]:
+    """Column ranges of a stack (rows, columns) that are worked on while they stay in a CPU's cache.
 
     An update makes a dozen passes over its operands; out of the cache they cost as much as a sixth of the gradient.
     A GPU gets everything at once.
     """
-    width = columns if device.type != "cpu" else max(1, elements // max(1, rows))
+    rows, columns = stack.shape
+    width = columns if stack.device.type != "cpu" else max(1, elements // max(1, rows))
     return [slice(start, min(start + width, columns)) for start in range(0, columns, width)]

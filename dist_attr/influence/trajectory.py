@@ -53,7 +53,7 @@ class TrajectorySimulator:
         for rows in self._passes:
             gradient = gradients(self._state.theta[rows], self._weights[rows], batch)
             factor = self._step.clip_factor(gradient)
-            for columns in cache_blocks(*gradient.shape, gradient.device):
+            for columns in cache_blocks(gradient):
                 old = self._state.part(rows, columns)
                 old.replace(self._step.update(old, gradient[:, columns], factor, step))
 

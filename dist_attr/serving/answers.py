@@ -7,13 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from dist_attr.readout import Attribution
-from dist_attr.serving.schemas import AttributedQuery, AttributionRequest, AttributionResponse, SourceScore, StoreIdentity
+from dist_attr.serving.schemas import (
+    AttributedQuery,
+    AttributionRequest,
+    AttributionResponse,
+    SourceScore,
+    StoreIdentity,
+)
 from dist_attr.store import InfluenceStore
 
 
-def response(
-    store: InfluenceStore, parts: Sequence[Attribution], request: AttributionRequest
-) -> AttributionResponse:
+def response(store: InfluenceStore, parts: Sequence[Attribution], request: AttributionRequest) -> AttributionResponse:
     """The answer to a request, from attributions that together cover the sources of the store."""
     results = [attributed_query(parts, query, request) for query in range(len(request.queries))]
     return AttributionResponse(store=store_identity(store), readout=request.readout, results=results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from ray import serve
 from ray.serve.config import HTTPOptions
@@ -20,15 +21,19 @@ NAME = "dist_attr"
 
 def application(store: str, shards: int, gpus: int = 0) -> serve.Application:
     """The ingress before `shards` readout shards of a store, each with `gpus` GPUs."""
+    # The decorators of Serve turn these classes into deployments, which its types do not tell.
+    shard: Any = ReadoutShard
+    ingress: Any = Ingress
     resources = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
     bound = [
-        ReadoutShard.options(name=f"ReadoutShard-{index}", ray_actor_options=resources).bind(store, index, shards)
+        shard.options(name=f"ReadoutShard-{index}", ray_actor_options=resources).bind(store, index, shards)
         for index in range(shards)
     ]
-    return Ingress.options(ray_actor_options={"num_cpus": 0}).bind(store, bound)
+    bound_ingress: serve.Application = ingress.options(ray_actor_options={"num_cpus": 0}).bind(store, bound)
+    return bound_ingress
 
 
-def deploy(store: str, *, shards: int = 2, host: str = "127.0.0.1", port: int = 8000) -> DeploymentHandle:
+def deploy(store: str, *, shards: int = 2, host: str = "127.0.0.1", port: int = 8000) -> DeploymentHandle[Any]:
     """Start the service on the Ray cluster and wait until it answers. `serve.shutdown()` stops it.
 
     Raises:
@@ -47,6 +52,4 @@ def deploy(store: str, *, shards: int = 2, host: str = "127.0.0.1", port: int = 
     connect()
     gpus = gpus_per_actor(shards)
     serve.start(http_options=HTTPOptions(host=host, port=port))
-    return serve.run(
-        application(store, shards, gpus), name=NAME, logging_config=LoggingConfig(log_level="WARNING")
-    )
+    return serve.run(application(store, shards, gpus), name=NAME, logging_config=LoggingConfig(log_level="WARNING"))

@@ -23,7 +23,6 @@ from dist_attr.serving.schemas import (
     Problem,
     SourceInfo,
     SourcesResponse,
-    StoreIdentity,
 )
 from dist_attr.store import open_store
 
@@ -59,7 +58,7 @@ async def _failed(_: Request, error: Exception) -> JSONResponse:
 class Ingress:
     """Stateless: any number of replicas may run before the same shards."""
 
-    def __init__(self, store: str, shards: list[DeploymentHandle]) -> None:
+    def __init__(self, store: str, shards: list[DeploymentHandle[Any]]) -> None:
         self._shards = shards
         self._store = open_store(store)
         self._identity = store_identity(self._store)

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from dist_attr.config import MethodName, ReadoutName, Settings
 from dist_attr.readout import Query
 
-EXAMPLE = {
+EXAMPLE: dict[str, Any] = {
     "queries": [{"prompt": "The state of the union", "completion": " is strong."}],
     "readout": "linear",
     "top": 5,

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_attr.config import RunConfig
-from dist_attr.corpus import PackedCorpus, Tokenizer, batch_schedule, end_of_text_id, load_documents, load_tokenizer, pack
+from dist_attr.corpus import (
+    PackedCorpus,
+    Tokenizer,
+    batch_schedule,
+    end_of_text_id,
+    load_documents,
+    load_tokenizer,
+    pack,
+)
 from dist_attr.simulation.actor import ModelReport, Task
 from dist_attr.simulation.recipe import source_weights
 from dist_attr.store import Manifest, SourceRecord

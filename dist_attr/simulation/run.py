@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
@@ -44,11 +43,11 @@ class StrideReport:
 
 
 Progress = Callable[[StrideReport], None]
+# Ray's types for actors do not know the methods of the class behind them.
+Actor = Any
 
 
-def simulate(
-    config: RunConfig, *, overwrite: bool = False, progress: Progress | None = None
-) -> InfluenceStore | None:
+def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress | None = None) -> InfluenceStore | None:
     """Train a model under DeepSpeed and simulate the influence of every source beside it.
 
     Args:
@@ -90,10 +89,10 @@ def _clear_output(output: str, overwrite: bool) -> None:
 
 
 @contextmanager
-def _actors(run: PreparedRun) -> Any:
+def _actors(run: PreparedRun) -> Iterator[list[Actor]]:
     """The actors of a run; however it ends, they are gone afterwards."""
     workers = run.config.cluster.workers
-    remote = ray.remote(SimulationActor).options(
+    remote: Actor = ray.remote(SimulationActor).options(
         num_cpus=1, num_gpus=gpus_per_actor(workers), runtime_env={"env_vars": ENVIRONMENT}
     )
     task = ray.put(run.task)
@@ -105,7 +104,7 @@ def _actors(run: PreparedRun) -> Any:
             ray.kill(actor)
 
 
-def _build(actors: Sequence[ActorHandle[SimulationActor]]) -> ModelReport:
+def _build(actors: Sequence[Actor]) -> ModelReport:
     models: list[ModelReport] = _all([actor.build.remote() for actor in actors])
     if len({model.fingerprint for model in models}) > 1:
         raise SimulationError(
@@ -117,7 +116,7 @@ def _build(actors: Sequence[ActorHandle[SimulationActor]]) -> ModelReport:
     return models[0]
 
 
-def _train(run: PreparedRun, actors: Sequence[ActorHandle[SimulationActor]], progress: Progress) -> None:
+def _train(run: PreparedRun, actors: Sequence[Actor], progress: Progress) -> None:
     steps, done, stride, drift = run.config.training.steps, 0, 1, 0.0
     simulated = len(run.task.corpus.sources) if run.config.simulation.method != "none" else 0
     while done < steps:
@@ -131,9 +130,7 @@ def _train(run: PreparedRun, actors: Sequence[ActorHandle[SimulationActor]], pro
         stride = max(1, min(steps - done, 2 * stride, round(stride * STRIDE_SECONDS / seconds)))
 
 
-def _write_result(
-    run: PreparedRun, actors: Sequence[ActorHandle[SimulationActor]], model: ModelReport, store: StoreWriter | None
-) -> None:
+def _write_result(run: PreparedRun, actors: Sequence[Actor], model: ModelReport, store: StoreWriter | None) -> None:
     output = run.config.output
     if store is not None:
         _all([actor.write.remote(store.url) for actor in actors])

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from dist_attr.config import RunConfig, Settings
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 ATTRIBUTE = "dist_attr"
 
 

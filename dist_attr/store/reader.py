@@ -64,7 +64,7 @@ class InfluenceStore:
         ):
             if ours != theirs:
                 raise StoreError(
-                    f"{self.url} belongs to another {what}: its fingerprint is {ours[:12]}…, this one's {theirs[:12]}…; "
+                    f"{self.url} belongs to another {what}: its fingerprint is {ours[:12]}…, not {theirs[:12]}…; "
                     "use the model/ that the run saved beside the store"
                 )
 

@@ -173,9 +173,7 @@ def actor_processes() -> list[int]:
         ({"training": {"batch_size": 512}}, "packs into only"),
     ],
 )
-def test_what_cannot_run_is_refused(
-    changes: dict[str, Any], message: str, settings: Settings, tmp_path: Path
-) -> None:
+def test_what_cannot_run_is_refused(changes: dict[str, Any], message: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(da.DistAttrError, match=message):
         da.simulate(settings(tmp_path, **changes))
     assert_nothing_looks_finished(tmp_path)

@@ -71,13 +71,13 @@ def test_schedules_are_those_of_transformers(shape: str, warmup: int) -> None:
 def test_a_parameter_without_gradient_has_a_finite_derivative() -> None:
     rule = AdamW(eps_root=0.0)
     zero = torch.zeros(2)
-    _, tangent = torch.func.jvp(
+    tangent = torch.func.jvp(
         lambda g: rule.update(torch.ones(2), (zero, zero), g, 0.1, 0)[0], (torch.tensor([0.0, 1.0]),), (torch.ones(2),)
-    )
+    )[1]
     assert torch.isfinite(tangent).all()
 
 
-@pytest.mark.parametrize("rows", [0, 1, 7, 10**6])
+@pytest.mark.parametrize("rows", [0, 1, 7, 10**4])
 def test_cache_blocks_cover_every_column_once(rows: int) -> None:
-    blocks = cache_blocks(rows, 1000, torch.device("cpu"), elements=4096)
+    blocks = cache_blocks(torch.empty(rows, 1000, device="cpu"), elements=4096)
     assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(1000))

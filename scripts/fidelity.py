@@ -1,0 +1,255 @@
+"""Fidelity of the scores of a small GPT against retraining, and the cost of the simulation.
+
+Protocol: 24 presidents' State of the Union speeches are 24 sources, the beginning of each is trained on; a byte-level
+GPT is trained from scratch with AdamW, weight decay and clipping. Queries are passages from later in the speeches.
+Some sources are dropped, 2 or half of them, and the model is retrained in plain torch with the same seed and batch
+order: the truth is *this run*. LDS is the rank correlation over such subsets of the predicted and the true change of
+log p(completion | prompt), averaged over queries, with its 95 % bootstrap interval.
+
+Example: python scripts/fidelity.py --workers 2 --out fidelity.json
+         python scripts/fidelity.py --quick
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import dist_attr as da
+from dist_attr.cluster import ENVIRONMENT
+
+# Inherited by the processes that retrain.
+os.environ.update({**ENVIRONMENT, "OMP_NUM_THREADS": "1"})
+
+MODEL = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "activation_function": "gelu_pytorch_tanh"}
+PROMPT, COMPLETION = 32, 24  # characters
+console = Console()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How much of everything."""
+
+    sources: int = 24
+    characters: int = 4000  # of each source to train on
+    queries_per_source: int = 2
+    steps: int = 300
+    learning_rate: float = 3e-4
+    subsets: int = 40
+    cost_rounds: int = 7
+    seed: int = 0
+
+    @property
+    def drops(self) -> tuple[int, int]:
+        """How many sources a subset goes without: few, and half."""
+        return 2, self.sources // 2
+
+
+QUICK = Protocol(sources=6, characters=1500, steps=30, subsets=5, cost_rounds=1)
+
+
+def split_speeches(protocol: Protocol, documents: Path) -> list[da.Query]:
+    """Write the training documents, presidents spread over time; the queries are from what follows in the speeches."""
+    from dist_attr.config import CorpusConfig
+    from dist_attr.corpus import load_documents
+
+    said: dict[str, str] = {}
+    for speech in load_documents(CorpusConfig.model_validate({"example": "sotu"})):
+        said[speech.source] = said.get(speech.source, "") + speech.text + "\n"
+    presidents = list(said)
+    chosen = [presidents[i] for i in np.linspace(0, len(presidents) - 1, protocol.sources).round().astype(int)]
+    cut, length = protocol.characters, PROMPT + COMPLETION
+    lines = [json.dumps({"id": name, "source": name, "text": said[name][:cut]}) for name in chosen]
+    documents.write_text("\n".join(lines), encoding="utf-8")
+    draw = np.random.default_rng(protocol.seed)
+    queries = []
+    for name in chosen:
+        for start in draw.integers(cut, len(said[name]) - length, protocol.queries_per_source):
+            passage = said[name][start : start + length]
+            queries.append(da.Query(prompt=passage[:PROMPT], completion=passage[PROMPT:]))
+    return queries
+
+
+def run_config(protocol: Protocol, documents: Path, output: Path, method: str, workers: int) -> da.RunConfig:
+    """The training run with its simulation."""
+    return da.RunConfig.model_validate(
+        {
+            "corpus": {"path": str(documents)},
+            "tokenizer": "bytes",
+            "model": {"config": MODEL},
+            "training": {
+                "steps": protocol.steps,
+                "learning_rate": protocol.learning_rate,
+                "weight_decay": 0.1,
+                "gradient_clipping": 1.0,
+                "seed": protocol.seed,
+            },
+            "simulation": {"method": method},
+            "cluster": {"workers": workers},
+            "output": str(output),
+        }
+    )
+
+
+def simulated_scores(
+    config: da.RunConfig, queries: list[da.Query], readouts: tuple[Any, ...], bars: Progress
+) -> dict[str, NDArray[np.float64]]:
+    """(queries, sources) by readout, from a simulation of the run."""
+    bar = bars.add_task(f"{config.simulation.method} simulation", total=config.training.steps)
+    store = da.simulate(config, overwrite=True, progress=lambda stride: bars.update(bar, completed=stride.step))
+    assert store is not None
+    attributor = da.Attributor(store)
+    return {
+        f"{config.simulation.method}, {readout}": attributor.attribute(queries, readout).scores.astype(np.float64)
+        for readout in readouts
+    }
+
+
+def retraining_of(config: da.RunConfig, queries: list[da.Query]) -> Any:
+    """The same run in plain torch."""
+    from dist_attr.corpus import end_of_text_id, load_documents, load_tokenizer, pack
+    from dist_attr.evaluation import Retraining
+    from dist_attr.readout import encode_query
+
+    length = config.training.sequence_length
+    tokenizer = load_tokenizer(config.tokenizer, [])
+    corpus = pack(load_documents(config.corpus), tokenizer, length)
+    encoded = [encode_query(query, tokenizer, length) for query in queries]
+    return Retraining(config.model, config.training, corpus, len(tokenizer), end_of_text_id(tokenizer), encoded)
+
+
+def relative_distance(first: Any, second: Any) -> float:
+    """‖θ₁ − θ₂‖ / ‖θ₂‖ of two models."""
+    from dist_attr.influence import ParameterSpace
+
+    one, other = (ParameterSpace.of(model).read(model) for model in (first, second))
+    return float((one - other).norm() / other.norm())
+
+
+def measure_fidelity(protocol: Protocol, folder: Path, workers: int) -> dict[str, Any]:
+    """Simulate, read out, retrain, compare."""
+    import ray
+
+    from dist_attr.evaluation import drop_subsets, gradient_dot, lds, predicted_change, retrained_outputs
+    from dist_attr.models import load_model
+
+    queries = split_speeches(protocol, documents := folder / "documents.jsonl")
+    with progress_bars() as bars:
+        config = run_config(protocol, documents, folder / "trajectory", "trajectory", workers)
+        scores = simulated_scores(config, queries, ("linear", "counterfactual"), bars)
+        tangent = run_config(protocol, documents, folder / "tangent", "tangent", workers)
+        scores |= simulated_scores(tangent, queries, ("linear",), bars)
+        ray.shutdown()
+        retraining = retraining_of(config, queries)
+        model = load_model(f"{config.output}/model")
+        scores["gradient dot product"] = gradient_dot(model, retraining.corpus, config.training, retraining.queries)
+        distance = relative_distance(model, retraining.train([1.0] * protocol.sources))
+        dropped = np.concatenate(
+            [drop_subsets(protocol.sources, protocol.subsets, number, protocol.seed) for number in protocol.drops]
+        )
+        bar = bars.add_task("retraining without sources", total=len(dropped))
+        true = retrained_outputs(
+            retraining, 1.0 - dropped, workers=workers, on_done=lambda: bars.update(bar, advance=1)
+        )
+    size = dropped.sum(axis=1)
+    return {
+        "lds": {
+            name: {
+                str(number): lds(predicted_change(values, dropped[size == number]), true[size == number])
+                for number in protocol.drops
+            }
+            for name, values in scores.items()
+        },
+        "distance_to_plain_torch": distance,
+        "queries": len(queries),
+        "retrained_models": len(true),
+    }
+
+
+def measure_cost(rounds: int, quick: bool) -> dict[str, Any]:
+    """What scripts/cost.py says, in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("cost.py")), "--rounds", str(rounds)]
+    with console.status("timing replica-steps and tangent-steps against plain training steps"):
+        done = subprocess.run([*command, *(["--model", "small"] if quick else [])], stdout=subprocess.PIPE, check=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def progress_bars() -> Progress:
+    """Bars with ETA, on standard error."""
+    parts = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
+    return Progress(TextColumn("{task.description}"), *parts, console=Console(stderr=True))
+
+
+def show_fidelity(protocol: Protocol, fidelity: dict[str, Any]) -> None:
+    few, half = protocol.drops
+    table = Table("", f"{few} of {protocol.sources} dropped", f"{half} dropped", title="LDS [95 % interval], this run")
+    for name, row in fidelity["lds"].items():
+        table.add_row(name, *(str(row[str(number)]) for number in protocol.drops))
+    console.print(table)
+    console.print(
+        f"{fidelity['queries']} queries, {fidelity['retrained_models']} retrained models. Relative distance of the "
+        f"run's own parameters from plain torch's: {fidelity['distance_to_plain_torch']:.1e}"
+    )
+
+
+def show_cost(cost: dict[str, Any]) -> None:
+    table = Table("", *cost, title="plain training steps for each replica-step or tangent-step")
+    table.add_row("parameters", *(f"{model['parameters']:,}" for model in cost.values()))
+    table.add_row("a plain step", *(f"{1e3 * model['plain_seconds']:.1f} ms" for model in cost.values()))
+    for name in next(iter(cost.values()))["plain_steps_each"]:
+        method, number = name.split()
+        row = (f"{model['plain_steps_each'][name]:.2f}" for model in cost.values())
+        table.add_row(f"{method}, {number} source{'s' * (number != '1')}", *row)
+    console.print(table)
+
+
+def main(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="a try of about a minute; measures nothing")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="actors of a run, and processes that retrain")] = 2,
+    out: Annotated[Path | None, typer.Option(help="JSON file for all figures")] = None,
+) -> None:
+    """Measure how well scores predict retraining without sources (LDS), and what the simulation costs.
+
+    Example: python scripts/fidelity.py --workers 2 --out fidelity.json
+    """
+    protocol = QUICK if quick else Protocol()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        fidelity = measure_fidelity(protocol, Path(folder), workers)
+    show_fidelity(protocol, fidelity)
+    cost = measure_cost(protocol.cost_rounds, quick)
+    show_cost(cost)
+    if out is not None:
+        figures = {
+            "protocol": {**asdict(protocol), "model": MODEL, "truth": "this run: same seed, start and batch order"},
+            "fidelity": fidelity,
+            "cost": cost,
+            "seconds": time.monotonic() - started,
+        }
+        out.write_text(json.dumps(figures, indent=2, default=lambda value: _plain(value)), encoding="utf-8")
+        console.print(f"all figures: {out}")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else asdict(value)
+
+
+if __name__ == "__main__":
+    typer.run(main)

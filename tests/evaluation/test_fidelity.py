@@ -1,0 +1,104 @@
+"""The linear datamodeling score, the predictions and the subsets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from dist_attr.evaluation import drop_subsets, lds, predicted_change
+
+Floats = NDArray[np.float64]
+
+
+def noisy(subsets: int = 30, queries: int = 20, noise: float = 1.0) -> tuple[Floats, Floats]:
+    draw = np.random.default_rng(0)
+    true = draw.normal(size=(subsets, queries))
+    return true + noise * draw.normal(size=true.shape), true
+
+
+def test_a_case_worked_by_hand() -> None:
+    # Ranks 1 2 3 4 against 1 3 2 4: 1 − 6·(0 + 1 + 1 + 0)/(4·15) = 0.8; and against 4 3 2 1: −1.
+    predicted = np.array([[0.1, 1.0], [0.2, 2.0], [0.3, 3.0], [0.4, 4.0]])
+    true = np.array([[-5.0, 9.0], [3.0, 8.0], [1.0, 7.0], [4.0, 6.0]])
+    score = lds(predicted, true)
+    np.testing.assert_allclose(score.per_query, [0.8, -1.0])
+    assert score.value == pytest.approx(-0.1)
+
+
+def test_per_query_values_are_scipys_ties_included() -> None:
+    predicted, true = noisy()
+    predicted, true = predicted.round(), true.round(1)
+    expected = [spearmanr(predicted[:, query], true[:, query]).statistic for query in range(20)]
+    score = lds(predicted, true, resamples=10)
+    np.testing.assert_allclose(score.per_query, expected)
+    assert score.value == pytest.approx(np.mean(expected))
+
+
+def test_perfect_and_reversed_predictions() -> None:
+    _, true = noisy()
+    perfect, reverse = lds(np.exp(true), true, resamples=50), lds(-true, true, resamples=50)
+    assert (perfect.value, perfect.low, perfect.high) == pytest.approx((1, 1, 1))
+    assert (reverse.value, reverse.low, reverse.high) == pytest.approx((-1, -1, -1))
+
+
+@pytest.mark.parametrize("noise", [0.2, 1.0, 20.0])
+def test_the_interval_contains_the_estimate_and_depends_on_the_seed_alone(noise: float) -> None:
+    predicted, true = noisy(noise=noise)
+    score = lds(predicted, true, resamples=300, seed=1)
+    assert score.low < score.value < score.high
+    assert str(score) == str(lds(predicted, true, resamples=300, seed=1))
+    assert score.low != lds(predicted, true, resamples=300, seed=2).low
+
+
+def test_more_subsets_and_queries_narrow_the_interval() -> None:
+    few, many = (lds(*noisy(size, size), resamples=200) for size in (15, 60))
+    assert many.high - many.low < 0.6 * (few.high - few.low)
+
+
+def test_a_constant_prediction_is_worth_nothing() -> None:
+    _, true = noisy()
+    score = lds(np.zeros_like(true), true, resamples=20)
+    assert (score.value, score.low, score.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true"),
+    [
+        (np.zeros((5, 3)), np.zeros((3, 5))),
+        (np.zeros((2, 3)), np.zeros((2, 3))),
+        (np.zeros((5, 0)), np.zeros((5, 0))),
+        (np.full((5, 3), np.nan), np.zeros((5, 3))),
+    ],
+)
+def test_what_has_no_score_is_refused(predicted: Floats, true: Floats) -> None:
+    with pytest.raises(ValueError, match=r"need two arrays|must be finite"):
+        lds(predicted, true)
+
+
+def test_the_predicted_change_is_minus_the_scores_of_what_is_dropped() -> None:
+    scores = np.array([[1.0, 2.0, 4.0], [-1.0, 0.5, 0.0]], np.float32)
+    dropped = np.array([[True, False, True], [False, False, False]])
+    np.testing.assert_allclose(predicted_change(scores, dropped), [[-5.0, 1.0], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("sources", "subsets", "dropped"), [(24, 40, 2), (24, 40, 12), (4, 6, 2), (3, 1, 3), (3, 1, 0)]
+)
+def test_subsets_are_distinct_and_of_the_right_size(sources: int, subsets: int, dropped: int) -> None:
+    chosen = drop_subsets(sources, subsets, dropped, seed=5)
+    assert chosen.shape == (subsets, sources)
+    assert (chosen.sum(axis=1) == dropped).all()
+    assert len({row.tobytes() for row in chosen}) == subsets
+    np.testing.assert_array_equal(chosen, drop_subsets(sources, subsets, dropped, seed=5))
+
+
+def test_every_source_is_dropped_as_likely() -> None:
+    share = np.mean([drop_subsets(6, 5, 2, seed) for seed in range(300)], axis=(0, 1))
+    np.testing.assert_allclose(share, 1 / 3, atol=0.06)
+
+
+def test_more_subsets_than_there_are_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no 7 different ways to drop 2 of 4 sources"):
+        drop_subsets(4, 7, 2, seed=0)

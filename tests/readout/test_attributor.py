@@ -1,0 +1,200 @@
+"""The attributor on a real saved model and a store made for it, in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import dist_attr as da
+from dist_attr.config import ModelConfig
+from dist_attr.corpus import load_tokenizer, tokenizer_fingerprint
+from dist_attr.errors import ModelError, QueryError, StoreError
+from dist_attr.influence import ParameterSpace
+from dist_attr.models import build_model, model_fingerprint, save_model, upload_folder
+from dist_attr.store import Manifest, ModelIdentity, SourceRecord, Space, StoreWriter
+
+LLAMA = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+NAMES = ("ant", "bee", "cat")
+
+
+def make_store(folder: Path, model_type: str = "llama") -> da.InfluenceStore:
+    """A model with random weights and random small tangents, as a run would leave them."""
+    settings = LLAMA if model_type == "llama" else {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2}
+    tokenizer = load_tokenizer("bytes", [])
+    model = build_model(ModelConfig(config=settings), vocabulary=257, end_of_text=256, sequence_length=24, seed=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    space = ParameterSpace.of(model)
+    save_model(model, f"{folder}/model")
+    with upload_folder(f"{folder}/model") as files:
+        tokenizer.save_pretrained(files)
+    manifest = Manifest(
+        identity="one",
+        created="2026-01-01T00:00:00+00:00",
+        complete=False,
+        model=None,
+        space=Space(names=space.names, shapes=space.shapes, coverage=1.0),
+        sources=tuple(
+            SourceRecord(name=n, documents=1, tokens=1, trained_tokens=1, first_step=0, last_step=0, examples=())
+            for n in NAMES
+        ),
+        corpus="c",
+        run=da.RunConfig(),
+        versions={},
+    )
+    writer = StoreWriter.create(f"{folder}/influence.zarr", manifest)
+    for row, tangent in enumerate(0.02 * np.random.default_rng(0).standard_normal((3, space.size))):
+        writer.write(row, tangent.astype(np.float32), 1)
+    writer.finish(
+        ModelIdentity(type=model_type, weights=model_fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer))
+    )
+    return da.open_store(writer.url)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readout")
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> da.InfluenceStore:
+    return make_store(folder)
+
+
+@pytest.fixture(scope="module")
+def attributor(store: da.InfluenceStore) -> da.Attributor:
+    return da.Attributor(store)
+
+
+QUERIES = [da.Query(prompt="ab", completion="cdé"), da.Query(completion="x"), da.Query(prompt="hello", completion=" w")]
+
+
+def logprob(folder: Path, query: da.Query, tangent: NDArray[np.float32] | None = None) -> torch.Tensor:
+    """log p(completion | prompt), as a user of transformers would compute it."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    if tangent is not None:
+        space = ParameterSpace.of(model)
+        space.write(model, space.read(model) - torch.from_numpy(tangent))
+    prompt = tokenizer(query.prompt).input_ids or [tokenizer.eos_token_id]
+    completion = tokenizer(query.completion).input_ids
+    logits = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+    return torch.stack([logits[len(prompt) - 1 + i, token] for i, token in enumerate(completion)])
+
+
+def test_logprobs_are_the_models(folder: Path, attributor: da.Attributor) -> None:
+    result = attributor.attribute(QUERIES)
+    for query, logprobs in zip(QUERIES, result.token_logprobs, strict=True):
+        np.testing.assert_allclose(logprobs, logprob(folder, query).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_counterfactual_is_what_the_changed_model_loses(
+    folder: Path, store: da.InfluenceStore, attributor: da.Attributor
+) -> None:
+    result = attributor.attribute(QUERIES, readout="counterfactual")
+    for row, tangent in enumerate(store.tangents()):
+        for query, scores in zip(QUERIES, result.token_scores, strict=True):
+            true = logprob(folder, query) - logprob(folder, query, tangent)
+            np.testing.assert_allclose(scores[row], true.detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_linear_is_the_gradients_inner_product(
+    folder: Path, store: da.InfluenceStore, attributor: da.Attributor
+) -> None:
+    result = attributor.attribute(QUERIES)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    space, tokenizer = ParameterSpace.of(model), AutoTokenizer.from_pretrained(folder / "model")
+    query = QUERIES[0]
+    ids = tokenizer(query.prompt + query.completion).input_ids
+    logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    sum(logits[i - 1, ids[i]] for i in range(2, len(ids))).backward()
+    gradient = space.flatten({name: p.grad for name, p in model.named_parameters() if p.grad is not None}).numpy()
+    np.testing.assert_allclose(result.scores[0], store.tangents() @ gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_shapes_and_names(attributor: da.Attributor) -> None:
+    result = attributor.attribute(QUERIES)
+    assert result.sources == list(NAMES)
+    assert result.scores.shape == (3, 3)
+    assert result.tokens[0] == ["c", "d", "<0xC3>", "<0xA9>"]
+    assert [scores.shape for scores in result.token_scores] == [(3, 4), (3, 1), (3, 2)]
+    np.testing.assert_allclose(result.scores[0], result.token_scores[0].sum(1), rtol=1e-6)
+
+
+def test_batching_order_and_shards_change_no_score(store: da.InfluenceStore, attributor: da.Attributor) -> None:
+    many = [da.Query(prompt="abc"[: n % 3], completion="longer and longer"[: 1 + n % 16]) for n in range(150)]
+    whole = attributor.attribute(many)
+    backwards = attributor.attribute(many[::-1])
+    np.testing.assert_allclose(backwards.scores[::-1], whole.scores, rtol=1e-4, atol=1e-5)
+    for i in (0, 37, 149):
+        np.testing.assert_allclose(attributor.attribute([many[i]]).scores[0], whole.scores[i], rtol=1e-4, atol=1e-5)
+    part = da.Attributor(store, rows=[2, 0], sources_per_pass=1).attribute(many)
+    assert part.sources == ["cat", "ant"]
+    np.testing.assert_allclose(part.scores, whole.scores[:, [2, 0]], rtol=1e-4, atol=1e-5)
+
+
+def test_the_tokenizers_padding_side_changes_nothing(folder: Path, attributor: da.Attributor) -> None:
+    before = attributor.attribute(QUERIES).scores
+    attributor._tokenizer.padding_side = "left"
+    np.testing.assert_array_equal(attributor.attribute(QUERIES).scores, before)
+
+
+def test_no_queries_no_scores(attributor: da.Attributor) -> None:
+    assert attributor.attribute([]).scores.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (da.Query(prompt="a", completion=""), "query 1: the completion is empty"),
+        (da.Query(prompt="a" * 20, completion="b" * 6), "do not fit the model's context of 24 tokens"),
+        (da.Query(completion="b" * 25), "do not fit"),
+    ],
+)
+def test_a_query_that_cannot_be_scored_is_named(query: da.Query, message: str, attributor: da.Attributor) -> None:
+    with pytest.raises(QueryError, match=message):
+        attributor.attribute([QUERIES[0], query])
+
+
+def test_the_longest_query_that_fits(attributor: da.Attributor) -> None:
+    assert attributor.attribute([da.Query(prompt="a" * 20, completion="b" * 5)]).scores.shape == (1, 3)
+
+
+def test_an_unknown_readout_is_refused(attributor: da.Attributor) -> None:
+    with pytest.raises(QueryError, match="unknown readout 'magic'"):
+        attributor.attribute(QUERIES, readout="magic")  # type: ignore[arg-type]
+
+
+def test_another_model_is_refused(store: da.InfluenceStore, tmp_path: Path) -> None:
+    make_store(tmp_path, "gpt2")
+    with pytest.raises(StoreError, match="belongs to another model"):
+        da.Attributor(store, model=str(tmp_path / "model"))
+    with pytest.raises(ModelError, match="there is no model at"):
+        da.Attributor(store, model=str(tmp_path / "nothing"))
+
+
+def test_law_9_no_backward_pass(attributor: da.Attributor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a backward pass was started")
+
+    before = [attributor.attribute(QUERIES, readout=readout).scores for readout in ("linear", "counterfactual")]
+    monkeypatch.setattr(torch.autograd.graph, "_engine_run_backward", refused)
+    monkeypatch.setattr(torch.autograd, "_engine_run_backward", refused)
+    with pytest.raises(AssertionError, match="backward"):
+        torch.ones(1, requires_grad=True).sum().backward()
+    after = [attributor.attribute(QUERIES, readout=readout).scores for readout in ("linear", "counterfactual")]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,74 @@
+"""Settings: defaults that work, unknown keys refused, errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import dist_attr as da
+from dist_attr.errors import ConfigError
+
+
+def test_the_defaults_are_a_whole_run() -> None:
+    config = da.RunConfig()
+    assert config.corpus.example == "sotu" and config.corpus.source_field == "president"
+    assert config.tokenizer == "bytes"
+    assert config.model.config == {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4}
+    assert config.simulation.method == "trajectory"
+
+
+def test_a_resolved_run_reads_back_unchanged(tmp_path: Path) -> None:
+    config = da.RunConfig.parse(
+        {"tokenizer": {"train": {"vocabulary": 300}}, "training": {"source_weights": {"a": 0.5}}, "output": "x"}
+    )
+    (tmp_path / "run.yaml").write_text(config.to_yaml())
+    assert da.RunConfig.load(tmp_path / "run.yaml") == config
+
+
+def test_a_model_path_brings_its_tokenizer() -> None:
+    assert da.RunConfig.parse({"model": {"path": "some/model"}}).tokenizer == "some/model"
+    assert da.RunConfig.parse({"model": {"path": "some/model"}, "tokenizer": "bytes"}).tokenizer == "bytes"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        da.RunConfig().training.steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainin": {}}, "trainin: Extra inputs"),
+        ({"training": {"step": 3}}, "training.step: Extra inputs"),
+        ({"training": {"steps": 0}}, "training.steps"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate"),
+        ({"training": {"zero_stage": 3}}, "training.zero_stage"),
+        ({"training": {"steps": 5, "warmup_steps": 5}}, "warmup_steps .* smaller than steps"),
+        ({"training": {"momentum": 0.9}}, "momentum belongs to sgd"),
+        ({"training": {"eps": 0, "eps_root": 0}}, "eps or eps_root"),
+        ({"training": {"betas": [0.9, 1.0]}}, "betas"),
+        ({"training": {"batch_size": 3}}, "multiple of cluster.workers"),
+        ({"corpus": {"path": "a.jsonl", "example": "sotu"}}, "either path or example"),
+        ({"corpus": {"example": "sotu", "source_field": "year"}}, "'president' and 'party'"),
+        ({"model": {"path": "a", "config": {"model_type": "gpt2"}}}, "either config or path"),
+        ({"model": {"config": {"n_layer": 2}}}, "needs a model_type"),
+        ({"simulation": {"method": "magic"}}, "simulation.method"),
+        ({"simulation": {"epsilon": 0}}, "simulation.epsilon"),
+        ([1, 2], "valid dictionary"),
+    ],
+)
+def test_what_does_not_fit_is_refused(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        da.RunConfig.parse(values)
+
+
+@pytest.mark.parametrize("text", ["a: [", "\xff", None])
+def test_a_file_that_cannot_be_read_is_named(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"run\.yaml"):
+        da.RunConfig.load(path)
