@@ -48,6 +48,8 @@ ROOMS = {
     "serving":    Room(UPPER,                                  "torch ray"),
     "auditing":   Room(UPPER,                                  "torch ray"),
     "evaluation": Room(UPPER,                                  "torch ray"),
+    "display":    Room(f"{UPPER} simulation serving",          "",                       "jinja2 rich"),
+    "demo":       Room(f"{UPPER} simulation serving display",  "ray",                    "numpy rich"),
     "cli":        Room(ANY,                                    "ray"),
     "facade":     Room(ANY),
 }  # fmt: skip
