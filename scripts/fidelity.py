@@ -219,9 +219,7 @@ def show_cost(cost: dict[str, Any]) -> None:
 
 
 def main(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="a try of about a minute; measures nothing")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a try of about a minute; measures nothing")] = False,
     workers: Annotated[int, typer.Option(min=1, help="actors of a run, and processes that retrain")] = 2,
     out: Annotated[Path | None, typer.Option(help="JSON file for all figures")] = None,
 ) -> None:

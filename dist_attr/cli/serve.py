@@ -20,18 +20,17 @@ def serve(
     import signal
     import threading
 
-    from ray import serve as ray_serve
     from rich.console import Console
 
-    from dist_attr.serving import deploy
+    from dist_attr.serving import deploy, stop
 
     console = Console(stderr=True)
     with console.status("starting the service"):
         deploy(store, shards=shards, host=host, port=port)
     console.print(f"serving {store} at http://{host}:{port} (API at /docs), Ctrl-C stops")
     stopped = threading.Event()
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: stopped.set())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
     stopped.wait()
     with console.status("stopping"):
-        ray_serve.shutdown()
+        stop()

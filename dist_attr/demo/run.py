@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray import serve
 from rich.console import Console
 from rich.table import Table
 
@@ -12,7 +11,7 @@ from dist_attr.config import ReadoutName, RunConfig
 from dist_attr.demo.ranks import RankCheck, check_ranks
 from dist_attr.demo.speeches import PRESIDENTS, TRAINING_WORDS, HeldOut, split_speeches, write_jsonl
 from dist_attr.display import run_progress, show_answer, write_page
-from dist_attr.serving import AttributionRequest, AttributionResponse, deploy
+from dist_attr.serving import AttributionRequest, AttributionResponse, deploy, stop
 from dist_attr.serving.client import ask
 from dist_attr.simulation import simulate
 
@@ -29,15 +28,19 @@ def demo_config(out: Path) -> RunConfig:
             "model": {
                 "config": {
                     "model_type": "gpt2",
-                    "n_layer": 4,
-                    "n_embd": 128,
+                    "n_layer": 2,
+                    "n_embd": 160,
                     "n_head": 4,
+                    "initializer_range": 0.05,
                     "activation_function": "gelu_pytorch_tanh",
                 }
             },
             "training": {
-                "steps": 150,
-                "learning_rate": 3e-3,
+                "steps": 300,
+                "batch_size": 8,
+                # Slow on purpose. Two runs from scratch that differ in one source drift apart by chance as well, the
+                # more the larger the steps; at 3e-3 that noise drowns what a source says.
+                "learning_rate": 5e-4,
                 "schedule": "cosine",
                 "warmup_steps": 10,
                 "weight_decay": 0.1,
@@ -53,7 +56,7 @@ def run_demo(out: Path, *, port: int = 8000) -> RankCheck:
     training, held_out = split_speeches()
     console.print(
         f"[bold]1. Corpus[/]: {TRAINING_WORDS:,} words each of {len(PRESIDENTS)} presidents; "
-        f"{len(held_out)} sentences of their last speeches are held out"
+        f"{len(held_out)} sentences from the ends of speeches are held out"
     )
     out.mkdir(parents=True, exist_ok=True)
     write_jsonl(training, out / "documents.jsonl")
@@ -72,7 +75,7 @@ def run_demo(out: Path, *, port: int = 8000) -> RankCheck:
             deploy(store.url, shards=2, port=port)
         answers, check = _ask(f"http://127.0.0.1:{port}", held_out)
     finally:
-        serve.shutdown()
+        stop()
     _show(console, out, held_out, answers, check)
     return check
 
@@ -88,7 +91,7 @@ def _show(console: Console, out: Path, held_out: list[HeldOut], answers: Attribu
     number = next(i for i, sentence in enumerate(held_out) if sentence.president == SHOWN)
     request = AttributionRequest(queries=[held_out[number].query], readout=READOUT, tokens=True)
     answer = answers.model_copy(update={"results": [answers.results[number]]})
-    said = f"{SHOWN}, {held_out[number].year}; the model never saw this speech"
+    said = f"{SHOWN}, {held_out[number].year}; from the end of a speech, never trained on"
     console.print(f"[bold]4. Who made the model say this?[/] ({said})")
     show_answer(answer, request, console)
     table = Table(title=f"{check.sentences} held-out sentences: is their speaker ranked first?", title_justify="left")

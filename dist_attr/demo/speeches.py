@@ -30,9 +30,9 @@ PRESIDENTS = (
     "Barack Obama",
     "Donald J. Trump",
 )
-TRAINING_WORDS = 5000  # of each
+TRAINING_WORDS = 2000  # of each
 TRAINED_SHARE = 0.8  # of each speech at most; the rest is never trained on
-PROMPT_CHARACTERS, SENTENCE_CHARACTERS = 50, (90, 150)  # together they fit 64 tokens
+PROMPT_CHARACTERS, SENTENCE_CHARACTERS = 40, (60, 110)  # together they fit 64 tokens
 
 
 @dataclass(frozen=True)

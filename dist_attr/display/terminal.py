@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -23,18 +23,17 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
     """A bar with ETA for a run, on standard error; yields what to call after each stride."""
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
         TextColumn("ETA"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         console=Console(stderr=True),
     )
     method = config.simulation.method
     with bar:
         task = bar.add_task(
-            "training" if method == "none" else f"training and {method} simulation",
+            "training" if method == "none" else method,
             total=config.training.steps,
             state="starting the actors",
         )
@@ -42,7 +41,7 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
         def report(stride: StrideReport) -> None:
             state = f"loss {stride.loss:.3f}"
             if stride.replica_steps_per_second:
-                state += f" · {stride.replica_steps_per_second:.0f} source-steps/s · drift {stride.drift:.0e}"
+                state += f" · {stride.replica_steps_per_second:.0f} source-steps/s"
             bar.update(task, completed=stride.step, state=state)
 
         yield report

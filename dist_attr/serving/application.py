@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
@@ -34,7 +36,7 @@ def application(store: str, shards: int, gpus: int = 0) -> serve.Application:
 
 
 def deploy(store: str, *, shards: int = 2, host: str = "127.0.0.1", port: int = 8000) -> DeploymentHandle[Any]:
-    """Start the service on the Ray cluster and wait until it answers. `serve.shutdown()` stops it.
+    """Start the service on the Ray cluster and wait until it answers; `stop` stops it.
 
     Raises:
         StoreError: the store cannot be served.
@@ -50,6 +52,13 @@ def deploy(store: str, *, shards: int = 2, host: str = "127.0.0.1", port: int = 
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
     connect()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     gpus = gpus_per_actor(shards)
     serve.start(http_options=HTTPOptions(host=host, port=port))
     return serve.run(application(store, shards, gpus), name=NAME, logging_config=LoggingConfig(log_level="WARNING"))
+
+
+def stop() -> None:
+    """Stop the service; requests under way are answered first."""
+    if ray.is_initialized():
+        serve.delete(NAME)
