@@ -15,7 +15,7 @@ from dist_attr.serving import AttributionRequest, AttributionResponse, deploy, s
 from dist_attr.serving.client import ask
 from dist_attr.simulation import simulate
 
-SHOWN = "Ronald Reagan"
+SHOWN = "Barack Obama"  # a sentence that is attributed well; the table after it says how often that is so
 READOUT: ReadoutName = "linear"
 
 

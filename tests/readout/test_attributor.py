@@ -146,9 +146,11 @@ def test_batching_order_and_shards_change_no_score(store: da.InfluenceStore, att
     np.testing.assert_allclose(part.scores, whole.scores[:, [2, 0]], rtol=1e-4, atol=1e-5)
 
 
-def test_the_tokenizers_padding_side_changes_nothing(folder: Path, attributor: da.Attributor) -> None:
+def test_the_tokenizers_padding_side_changes_nothing(
+    attributor: da.Attributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = attributor.attribute(QUERIES).scores
-    attributor._tokenizer.padding_side = "left"
+    monkeypatch.setattr(attributor._tokenizer, "padding_side", "left")
     np.testing.assert_array_equal(attributor.attribute(QUERIES).scores, before)
 
 
