@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 import fsspec
 import yaml
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dist_attr.errors import ConfigError
@@ -24,6 +25,12 @@ OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["constant", "linear", "cosine"]
 MethodName = Literal["trajectory", "tangent", "none"]
 ReadoutName = Literal["linear", "counterfactual"]
+
+
+def absolute_url(url: str) -> str:
+    """A local path made absolute, since actors may run in another directory; any other URL as it is."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return str(path) if isinstance(filesystem, LocalFileSystem) else url
 
 
 class Settings(BaseModel):

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 import dist_attr as da
+from dist_attr.config import absolute_url
 from dist_attr.errors import ConfigError
 
 
@@ -72,3 +73,9 @@ def test_a_file_that_cannot_be_read_is_named(text: str | None, tmp_path: Path) -
         path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         da.RunConfig.load(path)
+
+
+def test_local_paths_are_made_absolute_and_urls_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_url("runs/demo") == absolute_url(f"file://{tmp_path}/runs/demo") == f"{tmp_path}/runs/demo"
+    assert absolute_url("memory://runs/demo") == "memory://runs/demo"

@@ -26,7 +26,10 @@ def connect() -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine; does nothing when already connected."""
     if ray.is_initialized():
         return
+    # Silences a warning about a default of Ray that does not concern these actors.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A Ray that is started here, for one run, has nothing to report to anyone.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:

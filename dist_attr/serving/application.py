@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
+from dist_attr.config import absolute_url
 from dist_attr.errors import ConfigError
 from dist_attr.serving.ingress import Ingress
 from dist_attr.serving.shard import ReadoutShard
@@ -42,6 +43,7 @@ def deploy(store: str, *, shards: int = 2, host: str = "127.0.0.1", port: int = 
         StoreError: the store cannot be served.
         ConfigError: more shards than sources, or the port is taken.
     """
+    store = absolute_url(store)
     sources = len(open_store(store).sources)
     if not 1 <= shards <= sources:
         raise ConfigError(f"--shards is {shards}; the store has {sources} sources, so between 1 and {sources} shards")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_attr.config import RunConfig
+from dist_attr.config import RunConfig, absolute_url
 from dist_attr.corpus import (
     PackedCorpus,
     Tokenizer,
@@ -58,7 +58,12 @@ def prepare(config: RunConfig) -> PreparedRun:
     corpus = pack(documents, tokenizer, training.sequence_length)
     source_weights([source.name for source in corpus.sources], training.source_weights)
     schedule = batch_schedule(len(corpus.tokens), training.batch_size, training.steps, training.seed)
-    return PreparedRun(config, tokenizer, Task(config, corpus, schedule, len(tokenizer), end_of_text_id(tokenizer)))
+    if config.model.path is not None:
+        model = config.model.model_copy(update={"path": absolute_url(config.model.path)})
+        run = config.model_copy(update={"model": model})
+    else:
+        run = config
+    return PreparedRun(config, tokenizer, Task(run, corpus, schedule, len(tokenizer), end_of_text_id(tokenizer)))
 
 
 def source_records(corpus: PackedCorpus, schedule: NDArray[np.int64]) -> tuple[SourceRecord, ...]:

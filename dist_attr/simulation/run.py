@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
-from dist_attr.config import RunConfig
+from dist_attr.config import RunConfig, absolute_url
 from dist_attr.corpus import tokenizer_fingerprint
 from dist_attr.errors import ConfigError, DistAttrError, SimulationError
 from dist_attr.models import upload_folder
@@ -62,15 +62,16 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
         DistAttrError: something about the run is wrong; nothing that looks finished is left behind.
     """
     run = prepare(config)
-    _clear_output(config.output, overwrite)
+    output = absolute_url(config.output)
+    _clear_output(output, overwrite)
     connect()
     with _actors(run) as actors:
         model = _build(actors)
         store: StoreWriter | None = None
         if config.simulation.method != "none":
-            store = StoreWriter.create(f"{config.output}/influence.zarr", run.manifest(model))
+            store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model))
         _train(run, actors, progress or (lambda _: None))
-        _write_result(run, actors, model, store)
+        _write_result(run, output, actors, model, store)
     return None if store is None else open_store(store.url)
 
 
@@ -130,8 +131,9 @@ def _train(run: PreparedRun, actors: Sequence[Actor], progress: Progress) -> Non
         stride = max(1, min(steps - done, 2 * stride, round(stride * STRIDE_SECONDS / seconds)))
 
 
-def _write_result(run: PreparedRun, actors: Sequence[Actor], model: ModelReport, store: StoreWriter | None) -> None:
-    output = run.config.output
+def _write_result(
+    run: PreparedRun, output: str, actors: Sequence[Actor], model: ModelReport, store: StoreWriter | None
+) -> None:
     if store is not None:
         _all([actor.write.remote(store.url) for actor in actors])
     (weights,) = _all([actors[0].save.remote(f"{output}/model")])
