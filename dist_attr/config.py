@@ -115,7 +115,7 @@ class TrainingConfig(Settings):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, ge=0)
     eps_root: float = Field(
-        1e-12, ge=0, description="added under AdamW's square root, in the run and in the simulation; 0 is torch's AdamW"
+        1e-8, ge=0, description="added under AdamW's square root, in the run and in the simulation; 0 is torch's AdamW"
     )
     momentum: float = Field(0.0, ge=0, lt=1, description="of SGD")
     seed: int = Field(0, ge=0, description="of the initial weights and the batch order")

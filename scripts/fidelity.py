@@ -49,6 +49,7 @@ class Protocol:
     queries_per_source: int = 2
     steps: int = 300
     learning_rate: float = 3e-4
+    warmup_steps: int = 30
     subsets: int = 40
     cost_rounds: int = 7
     seed: int = 0
@@ -59,7 +60,7 @@ class Protocol:
         return 2, self.sources // 2
 
 
-QUICK = Protocol(sources=6, characters=1500, steps=30, subsets=5, cost_rounds=1)
+QUICK = Protocol(sources=6, characters=1500, steps=30, warmup_steps=5, subsets=5, cost_rounds=1)
 
 
 def split_speeches(protocol: Protocol, documents: Path) -> list[da.Query]:
@@ -94,6 +95,7 @@ def run_config(protocol: Protocol, documents: Path, output: Path, method: str, w
             "training": {
                 "steps": protocol.steps,
                 "learning_rate": protocol.learning_rate,
+                "warmup_steps": protocol.warmup_steps,
                 "weight_decay": 0.1,
                 "gradient_clipping": 1.0,
                 "seed": protocol.seed,
