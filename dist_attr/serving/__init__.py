@@ -7,7 +7,7 @@ Design decisions:
 - Errors are problem+json (RFC 9457).
 """
 
-from dist_attr.serving.application import application, deploy, stop
+from dist_attr.serving.deployment import application, deploy, stop
 from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
 
 __all__ = ["AttributionRequest", "AttributionResponse", "application", "deploy", "stop"]

@@ -19,7 +19,7 @@ from ray import serve
 
 import dist_attr as da
 from dist_attr.errors import ConfigError, QueryError
-from dist_attr.serving import AttributionRequest, application, deploy
+from dist_attr.serving import AttributionRequest, application, deploy, stop
 from dist_attr.serving.client import ask
 from tests.end_to_end.conftest import SOURCES
 
@@ -52,7 +52,7 @@ def endpoint(store: da.InfluenceStore) -> Iterator[str]:
     port = free_port()
     deploy(store.url, shards=2, port=port)
     yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    stop()
 
 
 def assert_equal(answer: Any, local: da.Attribution) -> None:
@@ -176,7 +176,7 @@ def test_laws_8_and_9_any_number_of_shards_and_no_backward_pass(
 ) -> None:
     hooks = Path(__file__).parents[1] / "hooks"
     disabled = {"PYTHONPATH": f"{hooks}{os.pathsep}{hooks.parents[1]}", "NO_BACKWARD_WITNESS": str(tmp_path)}
-    monkeypatch.setattr("dist_attr.serving.application.ENVIRONMENT", {"OMP_WAIT_POLICY": "PASSIVE", **disabled})
+    monkeypatch.setattr("dist_attr.serving.deployment.ENVIRONMENT", {"OMP_WAIT_POLICY": "PASSIVE", **disabled})
     handle = serve.run(application(store.url, shards), name=f"no_backward_{shards}", route_prefix=f"/no{shards}")
     assert handle is not None
     answer = ask(f"{endpoint}/no{shards}", AttributionRequest(queries=QUERIES, tokens=True))
