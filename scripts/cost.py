@@ -53,7 +53,7 @@ def workloads(config: ModelConfig, vocabulary: int) -> tuple[int, dict[str, Call
     step = training_step(model, TRAINING)
     theta, weights = step.space.read(model), torch.ones(max(SOURCES))
     # eps_root 0: torch's own AdamW.
-    optimizer = make_optimizer(model.parameters(), TRAINING.model_copy(update={"eps_root": 0.0}))
+    optimizer = make_optimizer(model, TRAINING.model_copy(update={"eps_root": 0.0}))
     padded = torch.cat([weights, torch.zeros(1)])
     work: dict[str, Callable[[int], object]] = {
         "plain": lambda _: train_on_batch(model, optimizer, tokens, sources, padded, TRAINING.gradient_clipping)

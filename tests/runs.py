@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_attr.config import ModelConfig
-from dist_attr.influence import SGD, AdamW, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep
+from dist_attr.influence import SGD, Adam, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep
 from dist_attr.models import build_model, causal_forward
 
 VOCABULARY, LENGTH, SOURCES = 19, 12, 4
@@ -35,10 +35,13 @@ MODELS: dict[str, dict[str, Any]] = {
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": SGD(),
-    "momentum": SGD(momentum=0.9, weight_decay=0.01),
-    "adamw": AdamW(eps_root=1e-8, weight_decay=0.1),
+    "momentum": SGD(momentum=0.9),
+    "nesterov": SGD(momentum=0.9, nesterov=True),
+    "adam": Adam(eps_root=1e-8, decoupled=False),
+    "adamw": Adam(eps_root=1e-8),
 }
-RATES = {"sgd": 0.5, "momentum": 0.1, "adamw": 3e-3}
+RATES = {"sgd": 0.5, "momentum": 0.1, "nesterov": 0.1, "adam": 3e-3, "adamw": 3e-3}
+DECAYS = {"sgd": 0.0, "momentum": 0.01, "nesterov": 0.01, "adam": 0.01, "adamw": 0.1}
 
 
 @dataclass
@@ -58,10 +61,16 @@ class Run:
         return state.theta
 
 
-def small_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+def small_model(
+    name: str, dtype: torch.dtype = torch.float32, seed: int = 0, trained: dict[str, Any] | None = None
+) -> nn.Module:
     """A from-scratch model whose weights are large enough for its outputs to depend on everything."""
     model = build_model(
-        ModelConfig(config=MODELS[name]), vocabulary=VOCABULARY, end_of_text=0, sequence_length=LENGTH, seed=seed
+        ModelConfig(config=MODELS[name], **trained or {}),
+        vocabulary=VOCABULARY,
+        end_of_text=0,
+        sequence_length=LENGTH,
+        seed=seed,
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -81,6 +90,14 @@ def small_batches(steps: int, batch_size: int = 6, seed: int = 1) -> list[Batch]
     return batches
 
 
+def decay_of(space: ParameterSpace, rate: float, dtype: torch.dtype) -> float | Tensor:
+    """A parameter group without decay, as users have it: vectors (biases and norms) do not decay."""
+    if rate == 0:
+        return 0.0
+    decays = [rate * (len(shape) > 1) for shape in space.shapes]
+    return torch.tensor(decays, dtype=dtype).repeat_interleave(torch.tensor(space.sizes))
+
+
 def small_run(
     model: str = "gpt2",
     optimizer: str = "adamw",
@@ -88,10 +105,13 @@ def small_run(
     dtype: torch.dtype = torch.float64,
     steps: int = 6,
     clipping: float = 0.5,
+    trained: dict[str, Any] | None = None,
 ) -> Run:
     """A run with warm-up, cosine schedule, clipping that bites, and weight decay."""
-    module = small_model(model, dtype)
+    module = small_model(model, dtype, trained=trained)
     space = ParameterSpace.of(module)
     rate = LearningRate(RATES[optimizer], "cosine", warmup_steps=2, steps=steps + 2)
-    step = TrainingStep(causal_forward(module), space, OPTIMIZERS[optimizer], rate, clipping)
+    step = TrainingStep(
+        causal_forward(module), space, OPTIMIZERS[optimizer], rate, clipping, decay_of(space, DECAYS[optimizer], dtype)
+    )
     return Run(module, step, space.read(module), small_batches(steps))

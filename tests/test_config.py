@@ -46,7 +46,7 @@ def test_settings_are_frozen() -> None:
         ({"training": {"step": 3}}, "training.step: Extra inputs"),
         ({"training": {"steps": 0}}, "training.steps"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate"),
-        ({"training": {"zero_stage": 3}}, "training.zero_stage"),
+        ({"training": {"zero_stage": 4}}, "training.zero_stage"),
         ({"training": {"steps": 5, "warmup_steps": 5}}, "warmup_steps .* smaller than steps"),
         ({"training": {"momentum": 0.9}}, "momentum belongs to sgd"),
         ({"training": {"eps": 0, "eps_root": 0}}, "eps or eps_root"),

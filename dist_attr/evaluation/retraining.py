@@ -6,6 +6,7 @@ model is called as transformers means it, autograd runs backward, and torch's ow
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def retrain(
     """
     if len(source_weights) != len(corpus.sources):
         raise ValueError(f"{len(source_weights)} source weights for {len(corpus.sources)} sources")
-    optimizer = make_optimizer(model.parameters(), training)
+    optimizer = make_optimizer(model, training)
     rate = LearningRate(training.learning_rate, training.schedule, training.warmup_steps, training.steps)
     parameter = next(model.parameters())
     # The last entry is what the source index −1 of padding reads.
@@ -81,11 +82,20 @@ def train_on_batch(
     optimizer.step()
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], training: TrainingConfig) -> torch.optim.Optimizer:
-    """torch's own optimizer for the settings, or `RootedAdamW` where torch has none."""
+def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """torch's own optimizer for the settings, or `RootedAdam` where torch has none."""
+    kept: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kept[any(re.search(pattern, name) for pattern in training.no_decay)].append(parameter)
+    groups: list[dict[str, Any]] = [{"params": kept[False]}, {"params": kept[True], "weight_decay": 0.0}]
     if training.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+            groups,
+            lr=training.learning_rate,
+            momentum=training.momentum,
+            nesterov=training.nesterov,
+            weight_decay=training.weight_decay,
         )
     settings: dict[str, Any] = {
         "lr": training.learning_rate,
@@ -94,14 +104,14 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: TrainingConfig)
         "weight_decay": training.weight_decay,
     }
     if training.eps_root == 0:
-        return torch.optim.AdamW(parameters, **settings)
-    return RootedAdamW(parameters, **settings, eps_root=training.eps_root)
+        return (torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam)(groups, **settings)
+    return RootedAdam(groups, **settings, eps_root=training.eps_root, decoupled=training.optimizer == "adamw")
 
 
-class RootedAdamW(torch.optim.Optimizer):
-    """torch.optim.AdamW, but dividing by √(v̂ + eps_root) + eps, as optax.adamw does."""
+class RootedAdam(torch.optim.Optimizer):
+    """torch.optim.Adam, or AdamW when decoupled, but dividing by √(v̂ + eps_root) + eps, as optax.adam does."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], **settings: Any) -> None:
+    def __init__(self, parameters: Iterable[dict[str, Any]], **settings: Any) -> None:
         super().__init__(parameters, settings)
 
     @torch.no_grad()
@@ -118,10 +128,14 @@ class RootedAdamW(torch.optim.Optimizer):
                     state.update(step=0, first=torch.zeros_like(parameter), second=torch.zeros_like(parameter))
                 state["step"] += 1
                 first, second = state["first"], state["second"]
-                first.lerp_(parameter.grad, 1 - beta1)
-                second.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+                gradient = parameter.grad
+                if not group["decoupled"]:
+                    gradient = gradient.add(parameter, alpha=group["weight_decay"])
+                first.lerp_(gradient, 1 - beta1)
+                second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
                 root = (second / (1 - beta2 ** state["step"])).add_(group["eps_root"]).sqrt_().add_(group["eps"])
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                if group["decoupled"]:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.addcdiv_(first, root, value=-group["lr"] / (1 - beta1 ** state["step"]))
 
 

@@ -10,7 +10,7 @@ Design decisions:
 """
 
 from dist_attr.influence.loss import Batch, token_losses, weighted_loss
-from dist_attr.influence.optimizers import SGD, AdamW, Optimizer
+from dist_attr.influence.optimizers import SGD, Adam, Optimizer
 from dist_attr.influence.parameters import Forward, ParameterSpace, module_forward
 from dist_attr.influence.readout import Scores, counterfactual_logprobs, directional_logprobs, token_logprobs
 from dist_attr.influence.schedule import LearningRate
@@ -21,7 +21,7 @@ from dist_attr.influence.trajectory import TrajectorySimulator
 
 __all__ = [
     "SGD",
-    "AdamW",
+    "Adam",
     "Batch",
     "Forward",
     "LearningRate",

@@ -69,7 +69,7 @@ class TangentSimulator:
 
     def _update(self, rows: slice, columns: slice, gradient: Gradient, tangents: Gradient, step: int) -> None:
         def update(state: TrainState, gradient: Gradient) -> TrainState:
-            return self._step.update(state, gradient.value, gradient.clip_factor, step)
+            return self._step.update(state, gradient.value, gradient.clip_factor, step, columns)
 
         old = self._tangent.part(rows, columns)
         _, new = push_forward(

@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
             slot.copy_(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingStep:
     """(θ_{t+1}, s_{t+1}) = Φ_t(θ_t, s_t; w), a pure function.
 
@@ -41,6 +41,7 @@ class TrainingStep:
         optimizer: the elementwise update rule.
         rate: learning rate of each step.
         clipping: largest global norm of the gradient, 0 for none.
+        weight_decay: one for all parameters, or of each, (P,).
     """
 
     forward: Forward
@@ -48,10 +49,11 @@ class TrainingStep:
     optimizer: Optimizer
     rate: Callable[[int], float]
     clipping: float = 0.0
+    weight_decay: float | Tensor = 0.0
 
     def initial(self, theta: Tensor) -> TrainState:
         """The state before step 0, at parameters (P,) or (R, P)."""
-        return TrainState(theta.clone(), tuple(torch.zeros_like(theta) for _ in range(self.optimizer.slots)))
+        return TrainState(theta.clone(), tuple(torch.zeros_like(theta) for _ in self.optimizer.slots))
 
     def gradient(self, theta: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         """dL_t/dθ (P,) at parameters (P,) and source weights (S,)."""
@@ -72,10 +74,13 @@ class TrainingStep:
         factor: Tensor = self.clipping / (norm + 1e-6)
         return factor.clamp(max=1.0)
 
-    def update(self, state: TrainState, gradient: Tensor, clip_factor: Tensor, step: int) -> TrainState:
-        """What the optimizer makes of a gradient; elementwise, any one shape."""
+    def update(
+        self, state: TrainState, gradient: Tensor, clip_factor: Tensor, step: int, columns: slice = slice(None)
+    ) -> TrainState:
+        """What the optimizer makes of a gradient; elementwise, any one shape that ends in these columns of P."""
         theta, slots = state
-        return TrainState(*self.optimizer.update(theta, slots, gradient * clip_factor, self.rate(step), step))
+        decay = self.weight_decay if isinstance(self.weight_decay, float) else self.weight_decay[columns]
+        return TrainState(*self.optimizer.update(theta, slots, gradient * clip_factor, self.rate(step), step, decay))
 
     def __call__(self, state: TrainState, weights: Tensor, batch: Batch, step: int) -> TrainState:
         """One whole step for one parameter vector."""

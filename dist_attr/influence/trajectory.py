@@ -55,7 +55,7 @@ class TrajectorySimulator:
             factor = self._step.clip_factor(gradient)
             for columns in cache_blocks(gradient):
                 old = self._state.part(rows, columns)
-                old.replace(self._step.update(old, gradient[:, columns], factor, step))
+                old.replace(self._step.update(old, gradient[:, columns], factor, step, columns))
 
     def tangents(self) -> Tensor:
         """δ_b = (θ − θ_b)/ε, (sources, P)."""

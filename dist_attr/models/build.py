@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from dist_attr.config import ModelConfig
 from dist_attr.errors import ModelError
 from dist_attr.models.causal import context_length
+from dist_attr.models.trainable import ADAPTER_FOLDER, choose_trainable, load_adapters
 
 # tests/laws runs every law on each of these.
 SUPPORTED_TYPES = ("gpt2", "llama", "gpt_neox")
@@ -21,21 +23,25 @@ def build_model(
     """A float32 causal LM in evaluation mode, without dropout.
 
     Args:
-        config: a transformers config (weights drawn from `seed`) or a local path (weights loaded).
+        config: a transformers config (weights drawn from `seed`) or a local path (weights loaded), and what is trained.
         vocabulary: number of tokens of the tokenizer.
         end_of_text: the tokenizer's end-of-text token.
         sequence_length: tokens of context in training; a model from scratch gets that many positions.
-        seed: of the initial weights.
+        seed: of the initial weights and adapters.
 
     Raises:
         ModelError: the type is not supported, a key is unknown, or the model does not fit tokenizer or context.
     """
     if config.path is not None:
         model = _from_path(config.path)
+        load_adapters(model, adapters := Path(config.path) / ADAPTER_FOLDER)
+        if adapters.is_dir() and config.lora is not None:
+            raise ModelError(f"model.path: {config.path} has adapters already; new ones on top are not supported")
     else:
         assert config.config is not None
         model = _from_config(config.config, vocabulary, end_of_text, sequence_length, seed)
     _check(model, vocabulary, sequence_length)
+    choose_trainable(model, config, seed)
     return model.eval()
 
 

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import fsspec
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from dist_attr.config import ModelConfig
 from dist_attr.errors import ModelError
 from dist_attr.models.build import build_model
+from dist_attr.models.trainable import ADAPTER_FOLDER, base_state, save_adapters
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -34,15 +35,17 @@ def upload_folder(url: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         yield folder
         filesystem.makedirs(path, exist_ok=True)
-        for file in sorted(Path(folder).iterdir()):
-            filesystem.put_file(str(file), f"{path}/{file.name}")
+        for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
+            name = file.relative_to(folder)
+            filesystem.makedirs(f"{path}/{name.parent}", exist_ok=True)
+            filesystem.put_file(str(file), f"{path}/{name}")
 
 
 @contextmanager
 def download_folder(url: str) -> Iterator[str]:
     """The files at an fsspec URL in a local folder. Raises ModelError when there are none."""
     filesystem, path = fsspec.core.url_to_fs(url)
-    files = filesystem.find(path, maxdepth=1)
+    files = filesystem.find(path)
     if not files:
         raise ModelError(f"there is no model at {url}")
     if isinstance(filesystem, LocalFileSystem):
@@ -50,14 +53,20 @@ def download_folder(url: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         for file in files:
-            filesystem.get_file(file, str(Path(folder) / Path(file).name))
+            target = Path(folder) / PurePosixPath(file).relative_to(PurePosixPath(filesystem._strip_protocol(path)))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(file, str(target))
         yield folder
 
 
 def save_model(model: nn.Module, url: str) -> None:
-    """Config and weights (safetensors) as a folder that transformers loads, at any fsspec URL."""
+    """Config and weights (safetensors) as a folder that transformers loads, at any fsspec URL.
+
+    A model with adapters is saved without them, and they go to `adapter/` in that folder, where peft loads them.
+    """
     with upload_folder(url) as folder:
-        model.save_pretrained(folder)  # type: ignore[operator]
+        model.save_pretrained(folder, state_dict=base_state(model))  # type: ignore[operator]
+        save_adapters(model, Path(folder) / ADAPTER_FOLDER)
 
 
 def load_model(folder: str) -> nn.Module:

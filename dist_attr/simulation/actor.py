@@ -10,12 +10,12 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from dist_attr.config import RunConfig
 from dist_attr.corpus import PackedCorpus
 from dist_attr.errors import SimulationError
-from dist_attr.influence import Simulator, make_simulator
+from dist_attr.influence import ParameterSpace, Simulator, make_simulator
 from dist_attr.models import build_model, model_fingerprint, save_model
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
 from dist_attr.store import Space, StoreWriter
@@ -69,13 +69,7 @@ class SimulationActor:
 
     def build(self) -> ModelReport:
         """Build the model, alone and before any communication, so that an error is everybody's."""
-        self._model = build_model(
-            self._task.run.model,
-            vocabulary=self._task.vocabulary,
-            end_of_text=self._task.end_of_text,
-            sequence_length=self._training.sequence_length,
-            seed=self._training.seed,
-        )
+        self._model = self._new_model()
         step = training_step(self._model, self._training)
         total = sum(parameter.numel() for parameter in self._model.parameters())
         return ModelReport(
@@ -104,7 +98,7 @@ class SimulationActor:
         if settings.method != "none":
             self._simulator = make_simulator(
                 settings.method,
-                training_step(self._trainer.module, self._training),
+                training_step(self._trainer.whole, self._training),
                 self._start,
                 self._weights,
                 self._sources,
@@ -149,11 +143,24 @@ class SimulationActor:
         for source, tangent in zip(self._sources, self._simulator.tangents(), strict=True):
             writer.write(source, tangent.to("cpu", torch.float32).numpy(), self._done)
 
-    def save(self, url: str) -> str:
-        """Save the trained model; its fingerprint. Of rank 0."""
-        module = self._trainer.module
-        save_model(module, url)
-        return model_fingerprint(module)
+    def save(self, url: str) -> str | None:
+        """Save the trained model in float32; its fingerprint. All actors are asked, rank 0 does it."""
+        theta = self._trainer.parameters()
+        if self._rank > 0:
+            return None
+        model = self._new_model()
+        ParameterSpace.of(model).write(model, theta)
+        save_model(model, url)
+        return model_fingerprint(model)
+
+    def _new_model(self) -> nn.Module:
+        return build_model(
+            self._task.run.model,
+            vocabulary=self._task.vocabulary,
+            end_of_text=self._task.end_of_text,
+            sequence_length=self._training.sequence_length,
+            seed=self._training.seed,
+        )
 
 
 def _relative(difference: Tensor, way: Tensor) -> float:

@@ -2,81 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dist_attr.config import TrainingConfig
-from dist_attr.influence import Batch, Optimizer, ParameterSpace, weighted_loss
+from dist_attr.influence import Batch, ParameterSpace, TrainState, weighted_loss
+from dist_attr.simulation.deepspeed_settings import deepspeed_settings
+from dist_attr.simulation.optimizer import make_optimizer, set_step
 from dist_attr.simulation.recipe import learning_rate, optimizer_rule
 
 
-class RuleOptimizer(torch.optim.Optimizer):
-    """A functional update rule as a torch optimizer, for the rules torch does not have."""
-
-    def __init__(self, parameters: Iterable[Tensor], rule: Optimizer, lr: float) -> None:
-        super().__init__(parameters, {"lr": lr})
-        self._rule = rule
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Apply the rule to every parameter that has a gradient."""
-        assert closure is None, "the loss is not evaluated again"
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                slots = state.get("slots", tuple(torch.zeros_like(parameter) for _ in range(self._rule.slots)))
-                step = state.get("step", 0)
-                theta, slots = self._rule.update(parameter, slots, parameter.grad, group["lr"], step)
-                parameter.copy_(theta)
-                state["slots"], state["step"] = slots, step + 1
-
-
-def torch_optimizer(parameters: Iterable[Tensor], training: TrainingConfig) -> torch.optim.Optimizer:
-    """torch's own optimizer where it has the rule, else the rule itself."""
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
-        )
-    if training.eps_root == 0:
-        return torch.optim.AdamW(
-            parameters,
-            lr=training.learning_rate,
-            betas=training.betas,
-            eps=training.eps,
-            weight_decay=training.weight_decay,
-        )
-    return RuleOptimizer(parameters, optimizer_rule(training), training.learning_rate)
-
-
 class Trainer:
-    """One data-parallel worker of the run. The process group must exist already."""
+    """One data-parallel worker of the run. The process group must exist already.
+
+    `state`, `parameters` and `restore` are collective: whatever a ZeRO stage has spread over the workers is gathered
+    there, one parameter after the other, and nowhere else. All workers call them together.
+    """
 
     def __init__(self, model: nn.Module, training: TrainingConfig, rank: int, workers: int) -> None:
         deepspeed = _import_deepspeed()
-        self._rank, self._workers = rank, workers
-        self._rate = learning_rate(training)
+        self._rank, self._workers, self._accumulation = rank, workers, training.accumulation_steps
+        self._rate, self._slots = learning_rate(training), optimizer_rule(training).slots
         self._space = ParameterSpace.of(model)
-        settings = {
-            "train_batch_size": training.batch_size,
-            "train_micro_batch_size_per_gpu": training.batch_size // workers,
-            "gradient_accumulation_steps": 1,
-            # Always stated: DeepSpeed's own default is to clip at 1.
-            "gradient_clipping": training.gradient_clipping,
-            "zero_optimization": {"stage": training.zero_stage},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 10**9,
-        }
+        # ZeRO 3 takes the parameters out of the model; what repeats the steps beside the run then needs its own.
+        self._whole = copy.deepcopy(model) if training.zero_stage == 3 else None
+        if self._whole is not None and training.precision == "bf16":
+            self._whole.bfloat16()
+        self._base = make_optimizer(model, training)
+        # Of these two nothing is hidden: the optimizer holds the model's own parameters.
+        self._plain = training.zero_stage == 0 and training.precision == "fp32"
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=torch_optimizer([p for p in model.parameters() if p.requires_grad], training),
-            config=settings,
+            optimizer=self._base,
+            config=deepspeed_settings(training, workers),
             dist_init_required=False,
         )
 
@@ -86,28 +50,96 @@ class Trainer:
         return torch.device(self._engine.device)
 
     @property
-    def module(self) -> nn.Module:
-        """The model, with DeepSpeed's present parameters."""
-        module = self._engine.module
+    def whole(self) -> nn.Module:
+        """A model to call with other parameters; its own are not the present ones under every ZeRO stage."""
+        module = self._engine.module if self._whole is None else self._whole.to(self.device)
         assert isinstance(module, nn.Module)
         return module
 
     def parameters(self) -> Tensor:
-        """DeepSpeed's present parameters (P,)."""
-        return self._space.read(self.module)
+        """DeepSpeed's present parameters in float32 (P,); of bf16 training the master copy. Collective."""
+        return torch.cat([self._read(parameter, None).reshape(-1) for parameter in self._trained()])
+
+    def state(self) -> TrainState:
+        """Parameters and optimizer state, (P,) each. Collective."""
+        self._link_states()
+        slots = [
+            torch.cat([self._read(parameter, name).reshape(-1) for parameter in self._trained()])
+            for name in self._slots
+        ]
+        return TrainState(self.parameters(), tuple(slots))
+
+    def restore(self, state: TrainState, batch: Batch, step: int) -> None:
+        """Continue with this state as if so many steps had been made; any batch will do. Collective."""
+        # DeepSpeed makes the optimizer's state in its first step: one that changes nothing.
+        self._train_on(batch, torch.zeros(int(batch.sources.max()) + 1, device=self.device), 0.0)
+        self._link_states()
+        for name, vector in zip((None, *self._slots), (state.theta, *state.slots), strict=True):
+            values = self._space.unflatten(vector.to(self.device))
+            for parameter, value in zip(self._trained(), values.values(), strict=True):
+                self._write(parameter, name, value)
+        set_step(self._base, step)
+        if hasattr(self._optimizer, "update_lp_params"):
+            self._optimizer.update_lp_params()
 
     def step(self, batch: Batch, weights: Tensor, step: int) -> float:
         """One step on this worker's part of a global batch; its part of the global weighted loss, in nats."""
-        rows = len(batch.inputs) // self._workers
-        part = batch.part(slice(self._rank * rows, (self._rank + 1) * rows))
+        return self._train_on(batch, weights, self._rate(step))
+
+    def _train_on(self, batch: Batch, weights: Tensor, rate: float) -> float:
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(step)
-        logits = self._engine(input_ids=part.inputs, use_cache=False).logits
-        loss = weighted_loss(logits, part, weights, batch.count)
-        # DeepSpeed averages the gradients of the workers, the global loss is the sum of their parts.
-        self._engine.backward(loss * self._workers)
-        self._engine.step()
-        return float(loss.detach())
+            group["lr"] = rate
+        loss = 0.0
+        for part in self._parts(batch):
+            logits = self._engine(input_ids=part.inputs, use_cache=False).logits
+            share = weighted_loss(logits.float(), part, weights, batch.count)
+            # DeepSpeed averages over workers and parts, the global loss is the sum of their shares.
+            self._engine.backward(share * (self._workers * self._accumulation))
+            self._engine.step()
+            loss += float(share.detach())
+        return loss
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """This worker's micro-batches of a global batch."""
+        rows = len(batch.inputs) // (self._workers * self._accumulation)
+        for micro in range(self._accumulation):
+            start = (micro * self._workers + self._rank) * rows
+            yield batch.part(slice(start, start + rows))
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self._engine.module.parameters() if parameter.requires_grad]
+
+    def _link_states(self) -> None:
+        """Let ZeRO 1 and 2 find the optimizer's state of all parameter groups.
+
+        They look for it once, after the first group's first step, when the other groups have none yet.
+        """
+        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state") and self._base.state:
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _read(self, parameter: nn.Parameter, slot: str | None) -> Tensor:
+        """The float32 value of a parameter, or of one of its optimizer's state tensors."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if slot is None:
+            value = parameter.detach() if self._plain else safe_get_full_fp32_param(parameter)
+        elif self._plain:
+            value = self._base.state[parameter].get(slot)
+        else:
+            value = safe_get_full_optimizer_state(parameter, slot)
+        return torch.zeros_like(parameter, dtype=torch.float32) if value is None else value.to(self.device)
+
+    @torch.no_grad()
+    def _write(self, parameter: nn.Parameter, slot: str | None, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if self._plain:
+            (parameter if slot is None else self._base.state[parameter][slot]).copy_(value)
+        elif slot is None:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, slot)
 
 
 def _import_deepspeed() -> Any:

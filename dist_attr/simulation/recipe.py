@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,15 +13,15 @@ from torch import Tensor, nn
 from dist_attr.config import TrainingConfig
 from dist_attr.corpus import PackedCorpus
 from dist_attr.errors import ConfigError
-from dist_attr.influence import SGD, AdamW, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep
+from dist_attr.influence import SGD, Adam, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep
 from dist_attr.models import causal_forward
 
 
 def optimizer_rule(training: TrainingConfig) -> Optimizer:
     """The functional update rule."""
     if training.optimizer == "sgd":
-        return SGD(training.momentum, training.weight_decay)
-    return AdamW(training.betas, training.eps, training.eps_root, training.weight_decay)
+        return SGD(training.momentum, training.nesterov)
+    return Adam(training.betas, training.eps, training.eps_root, decoupled=training.optimizer == "adamw")
 
 
 def learning_rate(training: TrainingConfig) -> LearningRate:
@@ -28,14 +29,32 @@ def learning_rate(training: TrainingConfig) -> LearningRate:
     return LearningRate(training.learning_rate, training.schedule, training.warmup_steps, training.steps)
 
 
+def decays(name: str, training: TrainingConfig) -> bool:
+    """Whether weight decay applies to the parameter of this name."""
+    return not any(re.search(pattern, name) for pattern in training.no_decay)
+
+
+def weight_decay(space: ParameterSpace, training: TrainingConfig) -> float | Tensor:
+    """Of every parameter (P,), or one for all. Raises ConfigError when a pattern of `no_decay` matches nothing."""
+    for pattern in training.no_decay:
+        if not any(re.search(pattern, name) for name in space.names):
+            raise ConfigError(f"training.no_decay: {pattern!r} is in no parameter's name; {', '.join(space.names)}")
+    if not training.no_decay or training.weight_decay == 0:
+        return training.weight_decay
+    rates = torch.tensor([training.weight_decay * decays(name, training) for name in space.names])
+    return rates.repeat_interleave(torch.tensor(space.sizes))
+
+
 def training_step(model: nn.Module, training: TrainingConfig) -> TrainingStep:
-    """Φ of a model in its whole parameter space."""
+    """Φ of a model in the space of its trainable parameters."""
+    space = ParameterSpace.of(model)
     return TrainingStep(
-        causal_forward(model),
-        ParameterSpace.of(model),
+        causal_forward(model, torch.bfloat16 if training.precision == "bf16" else None),
+        space,
         optimizer_rule(training),
         learning_rate(training),
         training.gradient_clipping,
+        weight_decay(space, training),
     )
 
 

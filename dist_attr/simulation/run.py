@@ -136,7 +136,7 @@ def _write_result(
 ) -> None:
     if store is not None:
         _all([actor.write.remote(store.url) for actor in actors])
-    (weights,) = _all([actors[0].save.remote(f"{output}/model")])
+    weights, *_ = _all([actor.save.remote(f"{output}/model") for actor in actors])
     with upload_folder(f"{output}/model") as folder:
         run.tokenizer.save_pretrained(folder)
     if store is not None:

@@ -11,31 +11,41 @@ import torch
 from dist_attr.config import TrainingConfig
 from dist_attr.corpus import PackedCorpus, batch_schedule
 from dist_attr.evaluation import Retraining, completion_logprobs, make_optimizer, retrain, retrained_outputs
-from dist_attr.influence import SGD, AdamW, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep, token_logprobs
+from dist_attr.influence import SGD, Adam, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep, token_logprobs
 from dist_attr.models import causal_forward
 from dist_attr.readout import EncodedQuery
+from dist_attr.simulation.recipe import weight_decay
 from tests.evaluation.conftest import GPT2
 from tests.runs import LENGTH, SOURCES, VOCABULARY, small_model
 
 WEIGHTS = [1.0, 0.0, 0.5, 2.0]
-ADAMW: dict[str, Any] = {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.2}
+ADAM: dict[str, Any] = {"betas": (0.8, 0.95), "eps": 1e-6}
 COMMON: dict[str, Any] = {"steps": 7, "batch_size": 4, "sequence_length": LENGTH, "seed": 3}
 
 
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.05}, SGD(weight_decay=0.05)),
+        ({"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.05}, SGD()),
         (
             {"optimizer": "sgd", "learning_rate": 0.2, "momentum": 0.9, "gradient_clipping": 0.3, "warmup_steps": 2},
             SGD(momentum=0.9),
         ),
-        ({"learning_rate": 0.01, "eps_root": 0.0, **ADAMW}, AdamW(**ADAMW)),
         (
-            {"learning_rate": 0.01, "eps_root": 1e-6, "schedule": "cosine", "gradient_clipping": 0.3, **ADAMW},
-            AdamW(eps_root=1e-6, **ADAMW),
+            {"optimizer": "sgd", "learning_rate": 0.2, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+            SGD(momentum=0.9, nesterov=True),
         ),
-        ({"learning_rate": 0.01, "gradient_clipping": 0.0, "schedule": "linear"}, AdamW(eps_root=1e-8)),
+        ({"learning_rate": 0.01, "eps_root": 0.0, "weight_decay": 0.2, **ADAM}, Adam(**ADAM)),
+        (
+            {"learning_rate": 0.01, "eps_root": 1e-6, "schedule": "cosine", "gradient_clipping": 0.3, **ADAM},
+            Adam(eps_root=1e-6, **ADAM),
+        ),
+        ({"learning_rate": 0.01, "gradient_clipping": 0.0, "schedule": "linear"}, Adam(eps_root=1e-8)),
+        (
+            {"learning_rate": 0.01, "weight_decay": 0.2, "no_decay": ["bias", "ln_"], "optimizer": "adam"},
+            Adam(eps_root=1e-8, decoupled=False),
+        ),
+        ({"learning_rate": 0.01, "weight_decay": 0.2, "no_decay": ["bias", "ln_"]}, Adam(eps_root=1e-8)),
     ],
 )
 def test_retraining_equals_the_functional_training_step(
@@ -45,7 +55,8 @@ def test_retraining_equals_the_functional_training_step(
     model = small_model("gpt2", torch.float64)
     space = ParameterSpace.of(model)
     rate = LearningRate(training.learning_rate, training.schedule, training.warmup_steps, training.steps)
-    step = TrainingStep(causal_forward(model), space, rule, rate, training.gradient_clipping)
+    decay = weight_decay(space, training)
+    step = TrainingStep(causal_forward(model), space, rule, rate, training.gradient_clipping, decay)
     state = step.initial(space.read(model))
     start = state.theta.clone()
     for number, rows in enumerate(batch_schedule(len(corpus.tokens), 4, training.steps, training.seed)):
@@ -57,19 +68,20 @@ def test_retraining_equals_the_functional_training_step(
     torch.testing.assert_close(trained, state.theta, rtol=1e-6, atol=1e-8)
 
 
-def test_rooted_adamw_becomes_torchs_own(corpus: PackedCorpus) -> None:
+def test_rooted_adam_becomes_torchs_own(corpus: PackedCorpus) -> None:
     ends = []
     for eps_root in (0.0, 1e-300):
-        training = TrainingConfig(**COMMON, learning_rate=0.01, eps_root=eps_root, **ADAMW)
+        training = TrainingConfig(**COMMON, learning_rate=0.01, eps_root=eps_root, weight_decay=0.2, **ADAM)
         model = retrain(small_model("gpt2", torch.float64), corpus, training, WEIGHTS)
         ends.append(ParameterSpace.of(model).read(model))
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)
 
 
 def test_where_torch_has_the_optimizer_it_is_torchs() -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(1))]
-    assert type(make_optimizer(parameters, TrainingConfig(eps_root=0))) is torch.optim.AdamW
-    assert type(make_optimizer(parameters, TrainingConfig(optimizer="sgd"))) is torch.optim.SGD
+    model = torch.nn.Linear(1, 1)
+    assert type(make_optimizer(model, TrainingConfig(eps_root=0))) is torch.optim.AdamW
+    assert type(make_optimizer(model, TrainingConfig(eps_root=0, optimizer="adam"))) is torch.optim.Adam
+    assert type(make_optimizer(model, TrainingConfig(optimizer="sgd"))) is torch.optim.SGD
 
 
 def test_the_number_of_weights_must_be_that_of_the_sources(corpus: PackedCorpus) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from transformers import get_scheduler
 
-from dist_attr.influence import SGD, AdamW, LearningRate, Optimizer, TrainingStep, weighted_loss
+from dist_attr.influence import SGD, Adam, LearningRate, Optimizer, TrainingStep, weighted_loss
 from dist_attr.influence.training_step import cache_blocks
 from tests.runs import SOURCES, small_run
 
@@ -16,20 +17,20 @@ from tests.runs import SOURCES, small_run
 @pytest.mark.parametrize(
     ("rule", "make"),
     [
-        (SGD(), lambda p: torch.optim.SGD(p, lr=0.1)),
-        (SGD(momentum=0.9, weight_decay=0.05), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.05)),
-        (
-            AdamW(betas=(0.8, 0.95), eps=1e-6, weight_decay=0.2),
-            lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.2),
-        ),
+        (SGD(), torch.optim.SGD),
+        (SGD(momentum=0.9), partial(torch.optim.SGD, momentum=0.9)),
+        (SGD(momentum=0.9, nesterov=True), partial(torch.optim.SGD, momentum=0.9, nesterov=True)),
+        (Adam(betas=(0.8, 0.95), eps=1e-6), partial(torch.optim.AdamW, betas=(0.8, 0.95), eps=1e-6)),
+        (Adam(decoupled=False), torch.optim.Adam),
     ],
 )
-def test_whole_run_equals_torch(rule: Optimizer, make: Callable[..., torch.optim.Optimizer]) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+def test_whole_run_equals_torch(rule: Optimizer, make: Callable[..., torch.optim.Optimizer], decay: float) -> None:
     run = small_run()
-    step = TrainingStep(run.step.forward, run.step.space, rule, lambda _: 0.1, clipping=0.7)
+    step = TrainingStep(run.step.forward, run.step.space, rule, lambda _: 0.1, clipping=0.7, weight_decay=decay)
     weights = torch.tensor([1.0, 0.0, 2.0, 1.0], dtype=torch.float64)
     state = step.initial(run.theta)
-    optimizer = make(run.model.parameters())
+    optimizer = make(run.model.parameters(), lr=0.1, weight_decay=decay)
     for number, batch in enumerate(run.batches):
         state = step(state, weights, batch, number)
         optimizer.zero_grad()
@@ -69,10 +70,12 @@ def test_schedules_are_those_of_transformers(shape: str, warmup: int) -> None:
 
 
 def test_a_parameter_without_gradient_has_a_finite_derivative() -> None:
-    rule = AdamW(eps_root=0.0)
+    rule = Adam(eps_root=0.0)
     zero = torch.zeros(2)
     tangent = torch.func.jvp(
-        lambda g: rule.update(torch.ones(2), (zero, zero), g, 0.1, 0)[0], (torch.tensor([0.0, 1.0]),), (torch.ones(2),)
+        lambda g: rule.update(torch.ones(2), (zero, zero), g, 0.1, 0, 0.0)[0],
+        (torch.tensor([0.0, 1.0]),),
+        (torch.ones(2),),
     )[1]
     assert torch.isfinite(tangent).all()
 

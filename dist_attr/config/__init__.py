@@ -1,0 +1,40 @@
+"""Every setting of a run, validated once at the edge.
+
+Design decisions:
+- Frozen pydantic models; an unknown key is an error, never ignored.
+- Each setting has a default that works; `RunConfig()` without arguments is a complete run on the built-in example.
+- What is resolved here (the tokenizer that goes with a model path) is written to `run.yaml`, so that a finished run
+  states everything it was made with and runs again.
+- A leaf: no other room parses input, and this one imports none of them.
+"""
+
+from typing import Literal
+
+from dist_attr.config.base import Settings, absolute_url
+from dist_attr.config.corpus import CorpusConfig, ExampleName, TokenizerConfig, TrainTokenizer
+from dist_attr.config.model import LoraConfig, ModelConfig
+from dist_attr.config.run import RunConfig
+from dist_attr.config.simulation import ClusterConfig, MethodName, SimulationConfig
+from dist_attr.config.training import OptimizerName, PrecisionName, ScheduleName, TrainingConfig
+
+ReadoutName = Literal["linear", "counterfactual"]
+
+__all__ = [
+    "ClusterConfig",
+    "CorpusConfig",
+    "ExampleName",
+    "LoraConfig",
+    "MethodName",
+    "ModelConfig",
+    "OptimizerName",
+    "PrecisionName",
+    "ReadoutName",
+    "RunConfig",
+    "ScheduleName",
+    "Settings",
+    "SimulationConfig",
+    "TokenizerConfig",
+    "TrainTokenizer",
+    "TrainingConfig",
+    "absolute_url",
+]

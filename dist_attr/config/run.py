@@ -1,0 +1,74 @@
+"""One run: every setting together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import fsspec
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from dist_attr.config.base import Settings
+from dist_attr.config.corpus import CorpusConfig, TokenizerConfig
+from dist_attr.config.model import ModelConfig
+from dist_attr.config.simulation import ClusterConfig, SimulationConfig
+from dist_attr.config.training import TrainingConfig
+from dist_attr.errors import ConfigError
+
+
+class RunConfig(Settings):
+    """One training run with its simulation. See docs/guide.md for a commented example."""
+
+    corpus: CorpusConfig = Field(default_factory=lambda: CorpusConfig.model_validate({}))
+    tokenizer: str | TokenizerConfig = Field("bytes", description="bytes, a path, or {train: {vocabulary: 2048}}")
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    simulation: SimulationConfig = Field(default_factory=SimulationConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    output: str = Field("runs/demo", description="any fsspec URL; holds run.yaml, model/ and influence.zarr")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokenizer_of_the_model(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "tokenizer" not in values:
+            model = values.get("model")
+            path = model.get("path") if isinstance(model, dict) else getattr(model, "path", None)
+            if path is not None:
+                return {**values, "tokenizer": path}
+        return values
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.training.batch_size % (self.cluster.workers * self.training.accumulation_steps):
+            raise ValueError(
+                f"training.batch_size ({self.training.batch_size}) must be a multiple of cluster.workers "
+                f"({self.cluster.workers}) times training.accumulation_steps ({self.training.accumulation_steps})"
+            )
+        return self
+
+    @classmethod
+    def load(cls, url: str | Path) -> RunConfig:
+        """Read a YAML file at any fsspec URL. Raises ConfigError naming every offending key."""
+        try:
+            with fsspec.open(str(url), "r", encoding="utf-8") as file:
+                values = yaml.safe_load(file)
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the run configuration {url}: {error}") from error
+        return cls.parse({} if values is None else values, where=str(url))
+
+    @classmethod
+    def parse(cls, values: Any, where: str = "run configuration") -> RunConfig:
+        """Validate a mapping; like `model_validate`, but the error is one a user can read."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = [
+                f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
+                for item in error.errors()
+            ]
+            raise ConfigError(f"{where} is not valid:\n" + "\n".join(problems)) from error
+
+    def to_yaml(self) -> str:
+        """The configuration with every default written out; `load` reads it back unchanged."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)

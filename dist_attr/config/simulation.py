@@ -1,0 +1,29 @@
+"""The simulation and the cluster it runs on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dist_attr.config.base import Settings
+
+MethodName = Literal["trajectory", "tangent", "none"]
+
+
+class SimulationConfig(Settings):
+    """How the influence of the sources is simulated beside the training run."""
+
+    method: MethodName = "trajectory"
+    epsilon: float = Field(1.0, gt=0, description="trajectory: how much of a source's weight a replica goes without")
+    sources_per_pass: int = Field(8, ge=1, description="sources an actor computes together; more needs more memory")
+    drift_tolerance: float = Field(
+        1e-3, gt=0, description="largest relative distance allowed between DeepSpeed's parameters and the simulation's"
+    )
+    check_every: int = Field(10, ge=1, description="steps between drift checks; the last step is always checked")
+
+
+class ClusterConfig(Settings):
+    """The Ray actors. With an environment variable RAY_ADDRESS they run on that cluster, else on this machine."""
+
+    workers: int = Field(2, ge=1, description="actors; one GPU each when the cluster has that many")
