@@ -60,7 +60,9 @@ def workloads(config: ModelConfig, vocabulary: int) -> tuple[int, dict[str, Call
     }
     for method in ("trajectory", "tangent"):
         for number in SOURCES:
-            simulator = make_simulator(method, step, theta, weights, range(number), sources_per_pass=PER_PASS)
+            simulator = make_simulator(
+                method, step, step.initial(theta), weights, range(number), sources_per_pass=PER_PASS
+            )
             work[f"{method} {number}"] = lambda t, simulator=simulator: simulator.advance(batch, t)  # type: ignore[misc]
     return step.space.size, work
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_attr.config import ModelConfig
-from dist_attr.influence import SGD, Adam, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep
+from dist_attr.influence import SGD, Adam, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep, TrainState
 from dist_attr.models import build_model, causal_forward
 
 VOCABULARY, LENGTH, SOURCES = 19, 12, 4
@@ -52,6 +52,11 @@ class Run:
     step: TrainingStep
     theta: Tensor
     batches: list[Batch]
+
+    @property
+    def start(self) -> TrainState:
+        """The state before the first step."""
+        return self.step.initial(self.theta)
 
     def train(self, weights: Tensor) -> Tensor:
         """Final parameters of a whole run with these source weights."""

@@ -45,6 +45,10 @@ class RunConfig(Settings):
                 f"training.batch_size ({self.training.batch_size}) must be a multiple of cluster.workers "
                 f"({self.cluster.workers}) times training.accumulation_steps ({self.training.accumulation_steps})"
             )
+        if self.simulation.window is not None and self.simulation.window > self.training.steps:
+            raise ValueError(
+                f"simulation.window ({self.simulation.window}) is longer than training.steps ({self.training.steps})"
+            )
         return self
 
     @classmethod

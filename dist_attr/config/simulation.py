@@ -16,6 +16,8 @@ class SimulationConfig(Settings):
 
     method: MethodName = "trajectory"
     epsilon: float = Field(1.0, gt=0, description="trajectory: how much of a source's weight a replica goes without")
+    central: bool = Field(False, description="trajectory: two replicas per source, with more and with less weight")
+    window: int | None = Field(None, ge=1, description="simulate only the last so many steps; by default all")
     sources_per_pass: int = Field(8, ge=1, description="sources an actor computes together; more needs more memory")
     drift_tolerance: float = Field(
         1e-3, gt=0, description="largest relative distance allowed between DeepSpeed's parameters and the simulation's"

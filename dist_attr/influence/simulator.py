@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dist_attr.influence.loss import Batch
 from dist_attr.influence.tangent import TangentSimulator
-from dist_attr.influence.training_step import TrainingStep
+from dist_attr.influence.training_step import TrainingStep, TrainState
 from dist_attr.influence.trajectory import TrajectorySimulator
 
 
@@ -29,15 +29,24 @@ class Simulator(Protocol):
         """δ_b (sources, P), displacement per unit of source weight, in the order in which the sources were given."""
         ...
 
+    def snapshot(self) -> tuple[TrainState, list[TrainState]]:
+        """Views of all that is needed to continue: the run's state (P,), and of each source its own (any, P)."""
+        ...
+
+    def resume(self, run: TrainState, sources: Sequence[TrainState]) -> None:
+        """Continue from a snapshot of the same sources, in the same order."""
+        ...
+
 
 def make_simulator(
     method: Literal["trajectory", "tangent"],
     training_step: TrainingStep,
-    theta: Tensor,
+    start: TrainState,
     weights: Tensor,
     sources: Sequence[int],
     *,
     epsilon: float = 1.0,
+    central: bool = False,
     sources_per_pass: int = 8,
 ) -> Simulator:
     """A simulator for some sources of a run.
@@ -45,14 +54,21 @@ def make_simulator(
     Args:
         method: `trajectory` carries a replica for each source, `tangent` the derivative of the training step.
         training_step: Φ of the run.
-        theta: initial parameters (P,).
+        start: the run's state (P,) where the simulation begins: before its first step, or later for a window.
         weights: the run's own source weights (S,).
         sources: indices into weights, the sources to simulate.
-        epsilon: how much of a source's weight a replica goes without; only for `trajectory`.
+        epsilon: by how much a replica's weight of its source differs from the run's; only for `trajectory`.
+        central: a replica with more weight besides the one with less; only for `trajectory`.
         sources_per_pass: sources computed together; changes memory and speed, not the result.
     """
     if method == "trajectory":
         return TrajectorySimulator(
-            training_step, theta, weights, sources, epsilon=epsilon, sources_per_pass=sources_per_pass
+            training_step,
+            start,
+            weights,
+            sources,
+            epsilon=epsilon,
+            central=central,
+            sources_per_pass=sources_per_pass,
         )
-    return TangentSimulator(training_step, theta, weights, sources, sources_per_pass=sources_per_pass)
+    return TangentSimulator(training_step, start, weights, sources, sources_per_pass=sources_per_pass)

@@ -31,7 +31,7 @@ class TangentSimulator:
     def __init__(
         self,
         training_step: TrainingStep,
-        theta: Tensor,
+        start: TrainState,
         weights: Tensor,
         sources: Sequence[int],
         *,
@@ -42,8 +42,8 @@ class TangentSimulator:
         self._directions = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)[list(sources)]
         rows = len(sources)
         self._passes = [slice(start, min(start + sources_per_pass, rows)) for start in range(0, rows, sources_per_pass)]
-        self._state = training_step.initial(theta)
-        self._tangent = training_step.initial(torch.zeros(rows, len(theta), dtype=theta.dtype, device=theta.device))
+        self._state = start
+        self._tangent = start.zeros(rows)
 
     @property
     def parameters(self) -> Tensor:
@@ -82,3 +82,13 @@ class TangentSimulator:
     def tangents(self) -> Tensor:
         """δθ_b (sources, P)."""
         return self._tangent.theta
+
+    def snapshot(self) -> tuple[TrainState, list[TrainState]]:
+        """The run's state (P,), and of each source its tangent (1, P)."""
+        return self._state, [self._tangent.part(slice(row, row + 1)) for row in range(len(self._tangent.theta))]
+
+    def resume(self, run: TrainState, sources: Sequence[TrainState]) -> None:
+        """Continue from a snapshot of the same sources."""
+        self._state = run
+        for row, state in enumerate(sources):
+            self._tangent.part(slice(row, row + 1)).replace(state)

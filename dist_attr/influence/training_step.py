@@ -20,15 +20,27 @@ class TrainState(NamedTuple):
     theta: Tensor
     slots: Slots
 
-    def part(self, *index: slice) -> TrainState:
+    def part(self, *index: slice | int) -> TrainState:
         """Views of some replicas or parameters."""
         return TrainState(self.theta[index], tuple(slot[index] for slot in self.slots))
+
+    def expand(self, rows: int) -> TrainState:
+        """A stack of copies (rows, P) of one state (P,)."""
+        return TrainState(*_each(self, lambda tensor: tensor.expand(rows, -1).clone()))
+
+    def zeros(self, rows: int) -> TrainState:
+        """A stack (rows, P) of zeros like one state (P,)."""
+        return TrainState(*_each(self, lambda tensor: tensor.new_zeros(rows, len(tensor))))
 
     def replace(self, new: TrainState) -> None:
         """Overwrite the values in place, also those that this is a view of."""
         self.theta.copy_(new.theta)
         for slot, value in zip(self.slots, new.slots, strict=True):
             slot.copy_(value)
+
+
+def _each(state: TrainState, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Slots]:
+    return change(state.theta), tuple(map(change, state.slots))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +64,7 @@ class TrainingStep:
     weight_decay: float | Tensor = 0.0
 
     def initial(self, theta: Tensor) -> TrainState:
-        """The state before step 0, at parameters (P,) or (R, P)."""
+        """The state before step 0, at parameters (P,)."""
         return TrainState(theta.clone(), tuple(torch.zeros_like(theta) for _ in self.optimizer.slots))
 
     def gradient(self, theta: Tensor, weights: Tensor, batch: Batch) -> Tensor:

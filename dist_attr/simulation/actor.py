@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dist_attr.config import RunConfig
 from dist_attr.corpus import PackedCorpus
 from dist_attr.errors import SimulationError
-from dist_attr.influence import ParameterSpace, Simulator, make_simulator
+from dist_attr.influence import ParameterSpace, Simulator, TrainState, make_simulator
 from dist_attr.models import build_model, model_fingerprint, save_model
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
 from dist_attr.store import Space, StoreWriter
@@ -30,6 +30,13 @@ class Task:
     schedule: NDArray[np.int64]
     vocabulary: int
     end_of_text: int
+
+    @property
+    def first_simulated(self) -> int | None:
+        """The step that the simulation begins with; none without one."""
+        if self.run.simulation.method == "none":
+            return None
+        return self.run.training.steps - (self.run.simulation.window or self.run.training.steps)
 
 
 @dataclass(frozen=True)
@@ -94,22 +101,13 @@ class SimulationActor:
         self._start = self._trainer.parameters()
         names = [source.name for source in self._task.corpus.sources]
         self._weights = source_weights(names, self._training.source_weights).to(self._start)
-        settings = self._task.run.simulation
-        if settings.method != "none":
-            self._simulator = make_simulator(
-                settings.method,
-                training_step(self._trainer.whole, self._training),
-                self._start,
-                self._weights,
-                self._sources,
-                epsilon=settings.epsilon,
-                sources_per_pass=settings.sources_per_pass,
-            )
 
     def advance(self, steps: int) -> ActorReport:
         """The next steps of the run and of the simulation beside it."""
         loss = drift = 0.0
         for step in range(self._done, self._done + steps):
+            if step == self._task.first_simulated:
+                self._simulator = self._new_simulator(self._trainer.state())
             batch = global_batch(self._task.corpus, self._task.schedule[step]).to(self._trainer.device)
             loss = self._trainer.step(batch, self._weights, step)
             if not np.isfinite(loss):
@@ -123,6 +121,20 @@ class SimulationActor:
                     drift = max(drift, self._check_drift(self._simulator, step))
             self._done = step + 1
         return ActorReport(loss, drift)
+
+    def _new_simulator(self, start: TrainState) -> Simulator:
+        settings = self._task.run.simulation
+        assert settings.method != "none"
+        return make_simulator(
+            settings.method,
+            training_step(self._trainer.whole, self._training),
+            start,
+            self._weights,
+            self._sources,
+            epsilon=settings.epsilon,
+            central=settings.central,
+            sources_per_pass=settings.sources_per_pass,
+        )
 
     def _check_drift(self, simulator: Simulator, step: int) -> float:
         """How far the simulation's own run is from DeepSpeed's, relative to the way the parameters have come."""

@@ -19,7 +19,7 @@ def weights_with(source: int, change: float, dtype: torch.dtype = torch.float64)
 
 
 def tangents(run: Run) -> Tensor:
-    simulator = TangentSimulator(run.step, run.theta, torch.ones(SOURCES, dtype=run.theta.dtype), range(SOURCES))
+    simulator = TangentSimulator(run.step, run.start, torch.ones(SOURCES, dtype=run.theta.dtype), range(SOURCES))
     for number, batch in enumerate(run.batches):
         simulator.advance(batch, number)
     return simulator.tangents()
@@ -63,7 +63,7 @@ def test_clipping_is_active_and_matters() -> None:
 def test_trajectory_equals_a_separate_run_with_that_weight(model: str, optimizer: str, epsilon: float) -> None:
     run = small_run(model, optimizer)
     simulator = TrajectorySimulator(
-        run.step, run.theta, torch.ones(SOURCES, dtype=torch.float64), [2, 0], epsilon=epsilon
+        run.step, run.start, torch.ones(SOURCES, dtype=torch.float64), [2, 0], epsilon=epsilon
     )
     for number, batch in enumerate(run.batches):
         simulator.advance(batch, number)
@@ -88,7 +88,7 @@ def test_only_what_is_trained_moves_and_its_tangents_are_exact(trained: str) -> 
     whole = sum(parameter.numel() for parameter in run.model.parameters())
     assert 0 < run.step.space.size < whole
     simulated = tangents(run)
-    trajectory = TrajectorySimulator(run.step, run.theta, torch.ones(SOURCES, dtype=torch.float64), range(SOURCES))
+    trajectory = TrajectorySimulator(run.step, run.start, torch.ones(SOURCES, dtype=torch.float64), range(SOURCES))
     for number, batch in enumerate(run.batches):
         trajectory.advance(batch, number)
     for source in range(SOURCES):
@@ -101,7 +101,7 @@ def test_only_what_is_trained_moves_and_its_tangents_are_exact(trained: str) -> 
 def test_trajectory_with_small_epsilon_becomes_the_tangent() -> None:
     run = small_run()
     simulator = TrajectorySimulator(
-        run.step, run.theta, torch.ones(SOURCES, dtype=torch.float64), range(SOURCES), epsilon=1e-5
+        run.step, run.start, torch.ones(SOURCES, dtype=torch.float64), range(SOURCES), epsilon=1e-5
     )
     for number, batch in enumerate(run.batches):
         simulator.advance(batch, number)

@@ -16,7 +16,7 @@ from tests.runs import MODELS, OPTIMIZERS, SOURCES, small_run
 def test_sum_of_tangents_is_the_tangent_of_all_weights(model: str, optimizer: str, clipping: float) -> None:
     run = small_run(model, optimizer, clipping=clipping)
     ones = torch.ones(SOURCES, dtype=torch.float64)
-    simulator = TangentSimulator(run.step, run.theta, ones, range(SOURCES))
+    simulator = TangentSimulator(run.step, run.start, ones, range(SOURCES))
     for number, batch in enumerate(run.batches):
         simulator.advance(batch, number)
     h = 1e-4

@@ -17,7 +17,7 @@ def simulate(method: str, sources: Sequence[int], per_pass: int) -> Tensor:
     simulator = make_simulator(
         "trajectory" if method == "trajectory" else "tangent",
         run.step,
-        run.theta,
+        run.start,
         torch.ones(SOURCES, dtype=torch.float64),
         sources,
         sources_per_pass=per_pass,
