@@ -51,6 +51,13 @@ class RunConfig(Settings):
             )
         return self
 
+    @property
+    def drift_tolerance(self) -> float:
+        """The largest drift allowed: what is set, or the default for the run's precision."""
+        if self.simulation.drift_tolerance is not None:
+            return self.simulation.drift_tolerance
+        return 5e-2 if self.training.precision == "bf16" else 1e-3
+
     @classmethod
     def load(cls, url: str | Path) -> RunConfig:
         """Read a YAML file at any fsspec URL. Raises ConfigError naming every offending key."""

@@ -19,8 +19,11 @@ class SimulationConfig(Settings):
     central: bool = Field(False, description="trajectory: two replicas per source, with more and with less weight")
     window: int | None = Field(None, ge=1, description="simulate only the last so many steps; by default all")
     sources_per_pass: int = Field(8, ge=1, description="sources an actor computes together; more needs more memory")
-    drift_tolerance: float = Field(
-        1e-3, gt=0, description="largest relative distance allowed between DeepSpeed's parameters and the simulation's"
+    drift_tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="largest distance allowed between DeepSpeed's parameters and the simulation's, as a share of the "
+        "way trained so far; by default 0.001, and 0.05 where DeepSpeed computes in bf16 and the simulation in float32",
     )
     check_every: int = Field(10, ge=1, description="steps between drift checks; the last step is always checked")
 

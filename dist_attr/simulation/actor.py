@@ -140,11 +140,11 @@ class SimulationActor:
         """How far the simulation's own run is from DeepSpeed's, relative to the way the parameters have come."""
         real, simulated = self._trainer.parameters(), simulator.parameters
         drift = _relative(simulated - real, real - self._start)
-        if not drift <= self._task.run.simulation.drift_tolerance:
+        if not drift <= self._task.run.drift_tolerance:
             raise SimulationError(
                 f"the simulation left the training run: after step {step} its parameters differ from DeepSpeed's by "
                 f"{drift:.2e} of the way trained so far, more than simulation.drift_tolerance "
-                f"({self._task.run.simulation.drift_tolerance:g}); the influence would not be this run's"
+                f"({self._task.run.drift_tolerance:g}); the influence would not be this run's"
             )
         return drift
 

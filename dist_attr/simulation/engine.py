@@ -30,10 +30,13 @@ class Trainer:
         self._rank, self._workers, self._accumulation = rank, workers, training.accumulation_steps
         self._rate, self._slots = learning_rate(training), optimizer_rule(training).slots
         self._space = ParameterSpace.of(model)
-        # ZeRO 3 takes the parameters out of the model; what repeats the steps beside the run then needs its own.
-        self._whole = copy.deepcopy(model) if training.zero_stage == 3 else None
+        # ZeRO 3 takes the parameters out of the model, bf16 rounds them: what repeats the steps then needs its own. It
+        # computes in float32 all the same, since differences of bf16 runs drown in rounding; frozen layers are rounded.
+        own = training.zero_stage == 3 or training.precision == "bf16"
+        self._whole = copy.deepcopy(model) if own else None
         if self._whole is not None and training.precision == "bf16":
-            self._whole.bfloat16()
+            for parameter in self._whole.parameters():
+                parameter.data = parameter.data.bfloat16().float()
         self._base = make_optimizer(model, training)
         # Of these two nothing is hidden: the optimizer holds the model's own parameters.
         self._plain = training.zero_stage == 0 and training.precision == "fp32"

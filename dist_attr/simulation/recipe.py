@@ -49,7 +49,7 @@ def training_step(model: nn.Module, training: TrainingConfig) -> TrainingStep:
     """Φ of a model in the space of its trainable parameters."""
     space = ParameterSpace.of(model)
     return TrainingStep(
-        causal_forward(model, torch.bfloat16 if training.precision == "bf16" else None),
+        causal_forward(model),
         space,
         optimizer_rule(training),
         learning_rate(training),
