@@ -32,3 +32,11 @@ class QueryError(DistAttrError):
 
 class SimulationError(DistAttrError):
     """The training run or the simulation beside it went wrong and was stopped."""
+
+
+class DivergenceError(SimulationError):
+    """The simulation of one source went out of bounds; the others are not concerned."""
+
+
+class WorkerLostError(SimulationError):
+    """A worker of the run is gone: its process was killed, or its node."""

@@ -9,19 +9,35 @@ import typer
 
 def simulate(
     run: Annotated[str, typer.Argument(help="the run's YAML file, a path or any fsspec URL", metavar="RUN.yaml")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a finished run at the same output")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a finished or interrupted run at the same output")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="progress as JSON lines on standard output, instead of a bar")
+    ] = False,
 ) -> None:
     """Train a model under DeepSpeed and simulate the influence of every source beside it.
+
+    Interrupted, it continues from its last checkpoint when it is started again with the same settings.
 
     The output folder then holds run.yaml (resolved, runs again), model/ (transformers' own format) and influence.zarr.
 
     Example: [bold]dist-attr simulate run.yaml[/]
     """
+    import json
+    from dataclasses import asdict
+
     from dist_attr.config import RunConfig
     from dist_attr.display import run_progress
     from dist_attr.simulation import simulate as run_simulation
 
     config = RunConfig.load(run)
+    if as_json:
+        store = run_simulation(
+            config, overwrite=overwrite, progress=lambda stride: print(json.dumps(asdict(stride)), flush=True)
+        )
+        print(json.dumps({"output": config.output, "store": None if store is None else store.url}))
+        return
     with run_progress(config) as progress:
         store = run_simulation(config, overwrite=overwrite, progress=progress)
     typer.echo(f"{config.output}/model" if store is None else store.url)

@@ -32,3 +32,5 @@ class ClusterConfig(Settings):
     """The Ray actors. With an environment variable RAY_ADDRESS they run on that cluster, else on this machine."""
 
     workers: int = Field(2, ge=1, description="actors; one GPU each when the cluster has that many")
+    checkpoint_minutes: float = Field(5.0, ge=0, description="between checkpoints to continue from; 0 for none")
+    max_failures: int = Field(3, ge=0, description="how often a run goes on from its checkpoint after losing a worker")

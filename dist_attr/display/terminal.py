@@ -61,6 +61,8 @@ def show_store(store: InfluenceStore) -> None:
         f"{manifest.run.training.optimizer}",
         "corpus": f"{manifest.corpus[:12]}…",
         "size": f"{store.stored_bytes / 1e6:.1f} MB for {len(manifest.sources)} sources",
+        "failed": "; ".join(f"{record.name}: {record.failed}" for record in manifest.sources if record.failed)
+        or "none",
         "fidelity": "not measured on this model",
     }.items():
         facts.add_row(f"[bold]{name}[/]", Text(value))

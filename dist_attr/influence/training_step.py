@@ -24,6 +24,10 @@ class TrainState(NamedTuple):
         """Views of some replicas or parameters."""
         return TrainState(self.theta[index], tuple(slot[index] for slot in self.slots))
 
+    def to(self, device: torch.device) -> TrainState:
+        """The same state on a device."""
+        return TrainState(*_each(self, lambda tensor: tensor.to(device)))
+
     def expand(self, rows: int) -> TrainState:
         """A stack of copies (rows, P) of one state (P,)."""
         return TrainState(*_each(self, lambda tensor: tensor.expand(rows, -1).clone()))

@@ -83,6 +83,7 @@ class Ingress:
             sources=[
                 SourceInfo(source=r.name, documents=r.documents, tokens=r.tokens, trained_tokens=r.trained_tokens)
                 for r in records
+                if r.failed is None
             ],
         )
 

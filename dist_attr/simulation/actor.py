@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from dist_attr.config import RunConfig
 from dist_attr.corpus import PackedCorpus
-from dist_attr.errors import SimulationError
-from dist_attr.influence import ParameterSpace, Simulator, TrainState, make_simulator
+from dist_attr.errors import DivergenceError, SimulationError
+from dist_attr.influence import Batch, ParameterSpace, Simulator, TrainState, make_simulator
 from dist_attr.models import build_model, model_fingerprint, save_model
+from dist_attr.simulation.checkpoint import Checkpoint, read_state, write_state
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
 from dist_attr.store import Space, StoreWriter
 
@@ -85,8 +86,8 @@ class SimulationActor:
             Space(names=step.space.names, shapes=step.space.shapes, coverage=step.space.size / total),
         )
 
-    def join(self, address: str) -> None:
-        """Meet the other workers, start DeepSpeed's engine and the simulator."""
+    def join(self, address: str, checkpoints: str, checkpoint: Checkpoint | None) -> None:
+        """Meet the other workers and start DeepSpeed's engine; continue from a checkpoint at a URL, if there is one."""
         cuda = torch.cuda.is_available()
         if not cuda:
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -97,10 +98,42 @@ class SimulationActor:
         )
         from dist_attr.simulation.engine import Trainer
 
+        space = ParameterSpace.of(self._model)
+        start = space.read(self._model)
+        state = None if checkpoint is None else read_state(checkpoints, checkpoint, "run")
+        if state is not None:
+            space.write(self._model, state.theta)
         self._trainer = Trainer(self._model, self._training, self._rank, self._workers)
-        self._start = self._trainer.parameters()
+        self._start = start.to(self._trainer.device)
         names = [source.name for source in self._task.corpus.sources]
         self._weights = source_weights(names, self._training.source_weights).to(self._start)
+        if checkpoint is not None and state is not None:
+            self._trainer.restore(state, self._batch(0), checkpoint.step)
+            self._continue(checkpoints, checkpoint)
+
+    def _continue(self, checkpoints: str, checkpoint: Checkpoint) -> None:
+        """Take the simulation from where a checkpoint has it."""
+        self._done = checkpoint.step
+        if self._task.first_simulated is None or self._done <= self._task.first_simulated:
+            return
+        # Another number of workers than before has no state of its own for each: all begin with the first one's.
+        own = self._rank if checkpoint.workers == self._workers else 0
+        device = self._trainer.device
+        run = read_state(checkpoints, checkpoint, f"unperturbed-{own}").to(device)
+        self._simulator = self._new_simulator(run)
+        self._simulator.resume(
+            run, [read_state(checkpoints, checkpoint, f"source-{source}").to(device) for source in self._sources]
+        )
+
+    def save_checkpoint(self, url: str) -> dict[str, str]:
+        """Write all that this actor has to continue from into the folder at a URL; sha256 by file."""
+        state = self._trainer.state()
+        states = {"run": state} if self._rank == 0 else {}
+        if self._simulator is not None:
+            run, sources = self._simulator.snapshot()
+            states[f"unperturbed-{self._rank}"] = run
+            states.update({f"source-{i}": source for i, source in zip(self._sources, sources, strict=True)})
+        return dict(write_state(url, name, state) for name, state in states.items())
 
     def advance(self, steps: int) -> ActorReport:
         """The next steps of the run and of the simulation beside it."""
@@ -108,7 +141,7 @@ class SimulationActor:
         for step in range(self._done, self._done + steps):
             if step == self._task.first_simulated:
                 self._simulator = self._new_simulator(self._trainer.state())
-            batch = global_batch(self._task.corpus, self._task.schedule[step]).to(self._trainer.device)
+            batch = self._batch(step)
             loss = self._trainer.step(batch, self._weights, step)
             if not np.isfinite(loss):
                 raise SimulationError(
@@ -121,6 +154,9 @@ class SimulationActor:
                     drift = max(drift, self._check_drift(self._simulator, step))
             self._done = step + 1
         return ActorReport(loss, drift)
+
+    def _batch(self, step: int) -> Batch:
+        return global_batch(self._task.corpus, self._task.schedule[step]).to(self._trainer.device)
 
     def _new_simulator(self, start: TrainState) -> Simulator:
         settings = self._task.run.simulation
@@ -148,12 +184,16 @@ class SimulationActor:
             )
         return drift
 
-    def write(self, store: str) -> None:
-        """Write the tangents of this actor's sources."""
+    def write(self, store: str) -> dict[int, str]:
+        """Write the tangents of this actor's sources; those that diverged are not, and why is returned."""
         assert self._simulator is not None
-        writer = StoreWriter(store)
+        writer, failed = StoreWriter(store), {}
         for source, tangent in zip(self._sources, self._simulator.tangents(), strict=True):
-            writer.write(source, tangent.to("cpu", torch.float32).numpy(), self._done)
+            try:
+                writer.write(source, tangent.to("cpu", torch.float32).numpy(), self._done)
+            except DivergenceError as error:
+                failed[source] = str(error)
+        return failed
 
     def save(self, url: str) -> str | None:
         """Save the trained model in float32; its fingerprint. All actors are asked, rank 0 does it."""

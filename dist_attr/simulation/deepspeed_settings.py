@@ -44,7 +44,8 @@ def deepspeed_settings(training: TrainingConfig, workers: int) -> dict[str, Any]
         "gradient_accumulation_steps": training.accumulation_steps,
         # Always stated: DeepSpeed's own default is to clip at 1.
         "gradient_clipping": training.gradient_clipping,
-        "zero_optimization": {"stage": training.zero_stage},
+        # The linear layer that ZeRO 3 puts in place of torch's in the whole process has no forward derivative.
+        "zero_optimization": {"stage": training.zero_stage, "memory_efficient_linear": False},
         "bf16": {"enabled": training.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         # The update rule is ours, on whichever device DeepSpeed keeps the optimizer's state.

@@ -37,7 +37,7 @@ class Trainer:
         if self._whole is not None and training.precision == "bf16":
             for parameter in self._whole.parameters():
                 parameter.data = parameter.data.bfloat16().float()
-        self._base = make_optimizer(model, training)
+        self._base, self._stepped = make_optimizer(model, training), False
         # Of these two nothing is hidden: the optimizer holds the model's own parameters.
         self._plain = training.zero_stage == 0 and training.precision == "fp32"
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -66,11 +66,14 @@ class Trainer:
     def state(self) -> TrainState:
         """Parameters and optimizer state, (P,) each. Collective."""
         self._link_states()
+        theta = self.parameters()
+        if not self._stepped:  # DeepSpeed has no optimizer state to show yet
+            return TrainState(theta, tuple(torch.zeros_like(theta) for _ in self._slots))
         slots = [
             torch.cat([self._read(parameter, name).reshape(-1) for parameter in self._trained()])
             for name in self._slots
         ]
-        return TrainState(self.parameters(), tuple(slots))
+        return TrainState(theta, tuple(slots))
 
     def restore(self, state: TrainState, batch: Batch, step: int) -> None:
         """Continue with this state as if so many steps had been made; any batch will do. Collective."""
@@ -92,7 +95,7 @@ class Trainer:
     def _train_on(self, batch: Batch, weights: Tensor, rate: float) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        loss = 0.0
+        loss, self._stepped = 0.0, True
         for part in self._parts(batch):
             logits = self._engine(input_ids=part.inputs, use_cache=False).logits
             share = weighted_loss(logits.float(), part, weights, batch.count)
@@ -128,10 +131,10 @@ class Trainer:
         if slot is None:
             value = parameter.detach() if self._plain else safe_get_full_fp32_param(parameter)
         elif self._plain:
-            value = self._base.state[parameter].get(slot)
+            value = self._base.state[parameter][slot]
         else:
             value = safe_get_full_optimizer_state(parameter, slot)
-        return torch.zeros_like(parameter, dtype=torch.float32) if value is None else value.to(self.device)
+        return value.to(self.device)
 
     @torch.no_grad()
     def _write(self, parameter: nn.Parameter, slot: str | None, value: Tensor) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import fsspec
@@ -15,13 +16,15 @@ from ray.exceptions import RayActorError, RayTaskError
 from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
 from dist_attr.config import RunConfig, absolute_url
 from dist_attr.corpus import tokenizer_fingerprint
-from dist_attr.errors import ConfigError, DistAttrError, SimulationError
+from dist_attr.errors import ConfigError, DistAttrError, SimulationError, WorkerLostError
 from dist_attr.models import upload_folder
 from dist_attr.simulation.actor import ActorReport, ModelReport, SimulationActor
+from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, check_same_run, identity
 from dist_attr.simulation.prepare import PreparedRun, prepare
 from dist_attr.store import InfluenceStore, ModelIdentity, StoreWriter, open_store
 
 STRIDE_SECONDS = 1.0
+LOSS_SECONDS = 20.0  # in which Ray notices that a process is gone
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,12 @@ Actor = Any
 def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress | None = None) -> InfluenceStore | None:
     """Train a model under DeepSpeed and simulate the influence of every source beside it.
 
+    A run that was interrupted continues from its last checkpoint when it is started again with the same settings. One
+    that loses a worker does so by itself.
+
     Args:
         config: the whole run. `config.output` will hold run.yaml, model/ and, last of all, a complete influence.zarr.
-        overwrite: replace a finished run at that place; what an interrupted one left is always replaced.
+        overwrite: replace a finished or interrupted run at that place.
         progress: called after every stride of about a second.
 
     Returns:
@@ -63,19 +69,26 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
     """
     run = prepare(config)
     output = absolute_url(config.output)
-    _clear_output(output, overwrite)
+    checkpoints = Checkpoints(output)
+    _check_output(output, overwrite)
+    if overwrite:
+        checkpoints.remove()
     connect()
-    with _actors(run) as actors:
-        model = _build(actors)
-        store: StoreWriter | None = None
-        if config.simulation.method != "none":
-            store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model))
-        _train(run, actors, progress or (lambda _: None))
-        _write_result(run, output, actors, model, store)
-    return None if store is None else open_store(store.url)
+    for failures in count():
+        try:
+            _attempt(run, output, checkpoints, progress or (lambda _: None))
+            break
+        except WorkerLostError as error:
+            if failures >= config.cluster.max_failures:
+                raise SimulationError(
+                    f"{error}; after {failures} further attempts (cluster.max_failures) the run was stopped. "
+                    "Started again with the same settings it continues from its last checkpoint"
+                ) from error
+    checkpoints.remove()
+    return None if config.simulation.method == "none" else open_store(f"{output}/influence.zarr")
 
 
-def _clear_output(output: str, overwrite: bool) -> None:
+def _check_output(output: str, overwrite: bool) -> None:
     filesystem, path = fsspec.core.url_to_fs(output)
     if "memory" in str(filesystem.protocol):
         raise ConfigError(
@@ -83,6 +96,33 @@ def _clear_output(output: str, overwrite: bool) -> None:
         )
     if filesystem.exists(f"{path}/run.yaml") and not overwrite:
         raise ConfigError(f"output {output} holds a finished run; choose another place, or say --overwrite")
+
+
+def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: Progress) -> None:
+    """Go through the run with one set of actors, from the last checkpoint on if there is one."""
+    with _actors(run) as actors:
+        model = _build(actors)
+        expected = identity(run.config, run.task.corpus.fingerprint, model.fingerprint)
+        if (checkpoint := checkpoints.latest()) is not None:
+            check_same_run(checkpoint, expected, output)
+        _clear_result(output)
+        (address,) = _all([actors[0].address.remote()])
+        _all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors])
+
+        def save(step: int) -> None:
+            folder = checkpoints.folder(step)
+            written = _all([actor.save_checkpoint.remote(f"{checkpoints.url}/{folder}") for actor in actors])
+            files = {name: digest for part in written for name, digest in part.items()}
+            checkpoints.finish(
+                Checkpoint(step=step, workers=len(actors), folder=folder, files=files, identity=expected)
+            )
+
+        _train(run, actors, 0 if checkpoint is None else checkpoint.step, progress, save)
+        _write_result(run, output, actors, model)
+
+
+def _clear_result(output: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(output)
     # run.yaml goes first: without it, nothing that is left looks finished.
     for part in ("run.yaml", "influence.zarr", "model"):
         if filesystem.exists(f"{path}/{part}"):
@@ -112,35 +152,50 @@ def _build(actors: Sequence[Actor]) -> ModelReport:
             "the actors built different initial weights from the same seed; their machines have different software, "
             "or the model path holds different files on them"
         )
-    (address,) = _all([actors[0].address.remote()])
-    _all([actor.join.remote(address) for actor in actors])
     return models[0]
 
 
-def _train(run: PreparedRun, actors: Sequence[Actor], progress: Progress) -> None:
-    steps, done, stride, drift = run.config.training.steps, 0, 1, 0.0
+def _train(
+    run: PreparedRun, actors: Sequence[Actor], done: int, progress: Progress, save: Callable[[int], None]
+) -> None:
+    steps, stride, drift = run.config.training.steps, 1, 0.0
+    seconds_between = 60 * run.config.cluster.checkpoint_minutes
     simulated = len(run.task.corpus.sources) if run.config.simulation.method != "none" else 0
+    saved, saved_at = done, time.monotonic()
     while done < steps:
-        started = time.monotonic()
-        reports: list[ActorReport] = _all([actor.advance.remote(stride) for actor in actors])
-        seconds = time.monotonic() - started
+        started, calls = time.monotonic(), [actor.advance.remote(stride) for actor in actors]
         done += stride
-        drift = max(report.drift for report in reports) or drift
-        loss = sum(report.loss for report in reports)
-        progress(StrideReport(done, steps, loss, drift, simulated * stride / seconds))
+        try:
+            reports: list[ActorReport] = _all(calls)
+            seconds = time.monotonic() - started
+            drift = max(report.drift for report in reports) or drift
+            loss = sum(report.loss for report in reports)
+            progress(StrideReport(done, steps, loss, drift, simulated * stride / seconds))
+        except KeyboardInterrupt:
+            # The actors finish their stride and save it; a second Ctrl-C does not wait for that.
+            if seconds_between and done > saved:
+                _all(calls)
+                save(done)
+            raise
+        if seconds_between and time.monotonic() - saved_at >= seconds_between and done < steps:
+            save(done)
+            saved, saved_at = done, time.monotonic()
         stride = max(1, min(steps - done, 2 * stride, round(stride * STRIDE_SECONDS / seconds)))
 
 
-def _write_result(
-    run: PreparedRun, output: str, actors: Sequence[Actor], model: ModelReport, store: StoreWriter | None
-) -> None:
-    if store is not None:
-        _all([actor.write.remote(store.url) for actor in actors])
+def _write_result(run: PreparedRun, output: str, actors: Sequence[Actor], model: ModelReport) -> None:
+    store: StoreWriter | None = None
+    failed: dict[int, str] = {}
+    if run.config.simulation.method != "none":
+        store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model))
+        for part in _all([actor.write.remote(store.url) for actor in actors]):
+            failed |= part
     weights, *_ = _all([actor.save.remote(f"{output}/model") for actor in actors])
     with upload_folder(f"{output}/model") as folder:
         run.tokenizer.save_pretrained(folder)
     if store is not None:
-        store.finish(ModelIdentity(type=model.type, weights=weights, tokenizer=tokenizer_fingerprint(run.tokenizer)))
+        tokenizer = tokenizer_fingerprint(run.tokenizer)
+        store.finish(ModelIdentity(type=model.type, weights=weights, tokenizer=tokenizer), failed)
     with fsspec.open(f"{output}/run.yaml", "w", encoding="utf-8") as file:
         file.write(run.config.to_yaml())
 
@@ -155,7 +210,24 @@ def _all(calls: list[Any]) -> list[Any]:
     except RayTaskError as error:
         if isinstance(error.cause, DistAttrError):
             raise error.cause from None
+        # A worker whose partner died fails in the middle of their communication, often before Ray notices the death.
+        _raise_if_lost(pending)
         raise
     except RayActorError as error:
-        raise SimulationError(f"a worker of the run died, so the run was stopped: {error}") from error
+        raise _lost(error) from error
     return ray.get(calls)
+
+
+def _raise_if_lost(calls: list[Any]) -> None:
+    ready, _ = ray.wait(calls, num_returns=len(calls), timeout=LOSS_SECONDS) if calls else ([], [])
+    for call in ready:
+        try:
+            ray.get(call)
+        except RayActorError as error:
+            raise _lost(error) from error
+        except RayTaskError:
+            continue
+
+
+def _lost(error: RayActorError) -> WorkerLostError:
+    return WorkerLostError(f"a worker of the run died: {error}")

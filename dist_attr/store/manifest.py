@@ -44,6 +44,7 @@ class SourceRecord(Settings):
     first_step: int | None = Field(description="that saw the source; none if the run never did")
     last_step: int | None
     examples: tuple[str, ...] = Field(description="a few document ids")
+    failed: str | None = Field(None, description="why the source has no tangent; none if it has one")
 
 
 class Manifest(Settings):

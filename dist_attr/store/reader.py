@@ -33,12 +33,13 @@ class InfluenceStore:
 
     @property
     def sources(self) -> list[str]:
-        """Names of the sources, in the order of the rows."""
-        return [record.name for record in self.manifest.sources]
+        """Names of the sources that have a tangent."""
+        return [record.name for record in self.manifest.sources if record.failed is None]
 
     def tangents(self, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """δ of some sources, or of all: (rows, P). Raises StoreError when a row does not have its checksum."""
-        rows = range(len(self.sources)) if rows is None else rows
+        """δ of some of `sources`, or of all: (rows, P). Raises StoreError when a row does not have its checksum."""
+        stored = [row for row, record in enumerate(self.manifest.sources) if record.failed is None]
+        rows = stored if rows is None else [stored[row] for row in rows]
         tangents, checksums = self._array(TANGENTS), np.asarray(self._array(CHECKSUMS)[:])
         values = np.empty((len(rows), self.manifest.space.size), np.float32)
         for value, row in zip(values, rows, strict=True):
@@ -69,7 +70,7 @@ class InfluenceStore:
                 )
 
     def _damaged(self, row: int, why: str) -> StoreError:
-        return StoreError(f"{self.url}: the tangent of source {self.sources[row]!r} is damaged, {why}")
+        return StoreError(f"{self.url}: the tangent of source {self.manifest.sources[row].name!r} is damaged, {why}")
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self._group[name]
@@ -111,14 +112,18 @@ def _manifest(url: str, group: zarr.Group) -> Manifest:
 
 
 def _check(store: InfluenceStore) -> None:
-    expected = (len(store.sources), store.manifest.space.size)
+    expected = (len(store.manifest.sources), store.manifest.space.size)
     try:
         shape, steps = store._array(TANGENTS).shape, np.asarray(store._array(STEPS)[:])
     except (KeyError, OSError, ValueError) as error:
         raise StoreError(f"{store.url} is damaged: {error}") from error
     if shape != expected or steps.shape != expected[:1]:
         raise StoreError(f"{store.url} is damaged: its tangents have shape {shape}, its manifest says {expected}")
-    if missing := [name for name, step in zip(store.sources, steps, strict=True) if step < 0]:
+    if missing := [
+        record.name
+        for record, step in zip(store.manifest.sources, steps, strict=True)
+        if step < 0 and record.failed is None
+    ]:
         raise StoreError(f"{store.url} is not finished, these sources are missing: {', '.join(missing)}")
     if not store.manifest.complete:
         raise StoreError(f"{store.url} is not finished: its run was stopped before it saved the model")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from dist_attr.errors import SimulationError, StoreError
+from dist_attr.errors import DivergenceError, SimulationError, StoreError
 from dist_attr.store.layout import CHECKSUMS, STEPS, TANGENTS, checksum, create_arrays, exists, zarr_store
 from dist_attr.store.manifest import ATTRIBUTE, Manifest, ModelIdentity
 
@@ -35,11 +36,11 @@ class StoreWriter:
         """The tangent (P,) of a source after a number of steps; its checksum and its step go last.
 
         Raises:
-            SimulationError: the tangent is not finite. Nothing is written.
+            DivergenceError: the tangent is not finite. Nothing is written.
         """
         if not np.isfinite(tangent).all():
             name = self._manifest.sources[source].name
-            raise SimulationError(
+            raise DivergenceError(
                 f"the simulation of source {name!r} diverged: its tangent is not finite; "
                 "lower training.learning_rate, or clip with training.gradient_clipping"
             )
@@ -47,12 +48,29 @@ class StoreWriter:
         self._array(CHECKSUMS)[source] = checksum(tangent)
         self._array(STEPS)[source] = step
 
-    def finish(self, model: ModelIdentity) -> None:
-        """Declare the store complete. Raises StoreError when a source is missing."""
+    def finish(self, model: ModelIdentity, failed: Mapping[int, str] | None = None) -> None:
+        """Declare the store complete.
+
+        Args:
+            model: what the tangents belong to.
+            failed: sources whose simulation failed, and why; they stay in the sources table without a tangent.
+
+        Raises:
+            StoreError: a source is missing that did not fail.
+            SimulationError: all sources failed.
+        """
+        sources = tuple(
+            record.model_copy(update={"failed": (failed or {}).get(row)})
+            for row, record in enumerate(self._manifest.sources)
+        )
         steps = np.asarray(self._array(STEPS)[:])
-        if missing := [record.name for record, step in zip(self._manifest.sources, steps, strict=True) if step < 0]:
+        missing = [record.name for record, step in zip(sources, steps, strict=True) if step < 0 and not record.failed]
+        if missing:
             raise StoreError(f"{self.url} cannot be finished, these sources are not written: {', '.join(missing)}")
-        manifest = Manifest.model_validate({**self._manifest.model_dump(), "complete": True, "model": model})
+        if all(record.failed for record in sources):
+            raise SimulationError(f"the simulation of every source failed; of the first: {sources[0].failed}")
+        updates = {"complete": True, "model": model, "sources": sources}
+        manifest = Manifest.model_validate({**self._manifest.model_dump(), **updates})
         self._group.attrs[ATTRIBUTE] = manifest.model_dump(mode="json")
 
     def _array(self, name: str) -> zarr.Array[Any]:

@@ -161,7 +161,11 @@ def test_a_users_own_configuration_is_passed_on(tmp_path: Path) -> None:
     file.write_text(json.dumps(own), encoding="utf-8")
     training = TrainingConfig.model_validate({**COMMON, "deepspeed": str(file), "zero_stage": 2})
     settings = deepspeed_settings(training, workers=2)
-    assert settings["zero_optimization"] == {"reduce_bucket_size": 1000, "stage": 2}
+    assert settings["zero_optimization"] == {
+        "reduce_bucket_size": 1000,
+        "memory_efficient_linear": False,
+        "stage": 2,
+    }
     assert (settings["train_batch_size"], settings["train_micro_batch_size_per_gpu"]) == (8, 4)
     with pytest.raises(ValueError, match="cannot read DeepSpeed's configuration"):
         TrainingConfig.model_validate({**COMMON, "deepspeed": str(tmp_path / "none.json")})

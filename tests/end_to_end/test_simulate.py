@@ -138,25 +138,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings: Settings, tmp_path: P
     assert_nothing_looks_finished(tmp_path)
 
 
-def test_a_killed_worker_stops_the_run_with_an_error(settings: Settings, tmp_path: Path) -> None:
-    def kill_one(report: StrideReport) -> None:
-        if report.step == 1:
-            os.kill(actor_processes()[0], signal.SIGKILL)
-
+def test_a_killed_worker_without_further_attempts_stops_the_run(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(SimulationError, match="worker of the run died"):
-        da.simulate(settings(tmp_path, training={"steps": 200}), progress=kill_one)
+        da.simulate(settings(tmp_path, training={"steps": 200}, cluster={"max_failures": 0}), progress=kill_once())
     assert_nothing_looks_finished(tmp_path)
 
 
-def test_ctrl_c_leaves_nothing_that_looks_finished(settings: Settings, tmp_path: Path) -> None:
-    def interrupt(report: StrideReport) -> None:
-        raise KeyboardInterrupt
+def kill_once(at: int = 1) -> Callable[[StrideReport], None]:
+    """Kill -9 one of the actors when the run gets to a step, the first time."""
+    killed: list[int] = []
 
-    with pytest.raises(KeyboardInterrupt):
-        da.simulate(settings(tmp_path), progress=interrupt)
-    assert_nothing_looks_finished(tmp_path)
-    da.simulate(settings(tmp_path, training={"steps": 3}))
-    assert da.open_store(str(tmp_path / "influence.zarr")).tangents().any()
+    def progress(report: StrideReport) -> None:
+        if report.step >= at and not killed:
+            killed.append(actor_processes()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    return progress
 
 
 def actor_processes() -> list[int]:

@@ -1,0 +1,129 @@
+"""Checkpoints of a run and of the simulation beside it, at any fsspec URL.
+
+Design decisions:
+- A folder per step: the run's state, each actor's own unperturbed state, each source's. Any number of actors can
+  continue from it; the same number does so bit for bit.
+- `latest.json`, written last and atomically, says which folder counts, and the sha256 of every file in it. Until then
+  the checkpoint before it counts.
+- It also says what the run is: another run's checkpoint is neither continued nor thrown away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from dist_attr.config import RunConfig, Settings
+from dist_attr.errors import ConfigError, SimulationError
+from dist_attr.influence import TrainState
+
+# They may change when a run is continued: where and how fast it runs, not what it computes.
+FREE = {"cluster", "output", "simulation.sources_per_pass", "simulation.drift_tolerance", "simulation.check_every"}
+
+
+class Checkpoint(Settings):
+    """The content of latest.json."""
+
+    step: int = Field(ge=1, description="steps done")
+    workers: int
+    folder: str = Field(description="name, beside latest.json")
+    files: dict[str, str] = Field(description="sha256 by name")
+    identity: dict[str, Any] = Field(description="what the run computes, setting by setting")
+
+
+def identity(run: RunConfig, corpus: str, model: str) -> dict[str, Any]:
+    """What a run computes: every setting that matters, and fingerprints of the documents and of the initial model."""
+    settings = {
+        f"{room}.{key}": value
+        for room, values in run.model_dump(mode="json").items()
+        for key, value in (values if isinstance(values, dict) else {"": values}).items()
+    }
+    kept = {key.rstrip("."): value for key, value in settings.items() if key.split(".")[0] not in FREE}
+    return {**{key: kept[key] for key in kept if key not in FREE}, "the documents": corpus, "the initial model": model}
+
+
+class Checkpoints:
+    """The checkpoints in the output folder of a run."""
+
+    def __init__(self, output: str) -> None:
+        self.url = f"{output}/checkpoint"
+        self._files, self._path = fsspec.core.url_to_fs(self.url)
+
+    def latest(self) -> Checkpoint | None:
+        """The checkpoint that counts, if there is one. Raises SimulationError when it is damaged."""
+        if not self._files.exists(f"{self._path}/latest.json"):
+            return None
+        try:
+            return Checkpoint.model_validate_json(self._files.cat_file(f"{self._path}/latest.json"))
+        except (ValidationError, OSError) as error:
+            raise SimulationError(f"{self.url}/latest.json cannot be read, say --overwrite: {error}") from error
+
+    @staticmethod
+    def folder(step: int) -> str:
+        """Name of the folder that the files of a step go to."""
+        return f"step-{step:08d}"
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Let a checkpoint whose files are all written count, and remove those before it."""
+        path, text = f"{self._path}/latest.json", checkpoint.model_dump_json(indent=2)
+        if isinstance(self._files, LocalFileSystem):
+            self._files.pipe_file(f"{path}.new", text.encode())
+            self._files.mv(f"{path}.new", path)
+        else:
+            self._files.pipe_file(path, text.encode())
+        for entry in self._files.ls(self._path, detail=False):
+            name = entry.rstrip("/").rpartition("/")[2]
+            if name.startswith("step-") and name != checkpoint.folder:
+                self._files.rm(entry, recursive=True)
+
+    def remove(self) -> None:
+        """Delete all of them."""
+        if self._files.exists(self._path):
+            self._files.rm(self._path, recursive=True)
+
+
+def check_same_run(checkpoint: Checkpoint, expected: dict[str, Any], output: str) -> None:
+    """Raises ConfigError, naming what differs, when a checkpoint is another run's."""
+    keys = sorted({*checkpoint.identity, *expected})
+    different = [key for key in keys if checkpoint.identity.get(key) != expected.get(key)]
+    if different:
+        raise ConfigError(
+            f"output {output} holds an interrupted run at step {checkpoint.step} that differs in "
+            f"{', '.join(different)}; continue it with the same settings, choose another place, or say --overwrite"
+        )
+
+
+def write_state(url: str, name: str, state: TrainState) -> tuple[str, str]:
+    """Write a state of any shape into the folder at a URL; returns the file's name and its sha256."""
+    from safetensors.torch import save
+
+    tensors = {"theta": state.theta, **{f"slot{number}": slot for number, slot in enumerate(state.slots)}}
+    data = save({key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()})
+    file = f"{name}.safetensors"
+    files, path = fsspec.core.url_to_fs(url)
+    files.makedirs(path, exist_ok=True)
+    files.pipe_file(f"{path}/{file}", data)
+    return file, hashlib.sha256(data).hexdigest()
+
+
+def read_state(url: str, checkpoint: Checkpoint, name: str) -> TrainState:
+    """Read a state of a checkpoint among those at a URL. Raises SimulationError when it is not what was written."""
+    from safetensors.torch import load
+
+    file = f"{name}.safetensors"
+    files, path = fsspec.core.url_to_fs(f"{url}/{checkpoint.folder}/{file}")
+    try:
+        data = files.cat_file(path)
+    except OSError as error:
+        raise SimulationError(f"the checkpoint at {url} lacks {checkpoint.folder}/{file}; say --overwrite") from error
+    if hashlib.sha256(data).hexdigest() != checkpoint.files.get(file):
+        raise SimulationError(
+            f"the checkpoint at {url} is damaged: {checkpoint.folder}/{file} changed; say --overwrite"
+        )
+    tensors: dict[str, Tensor] = load(data)
+    return TrainState(tensors["theta"], tuple(tensors[f"slot{number}"] for number in range(len(tensors) - 1)))
