@@ -14,6 +14,7 @@ from dist_attr.influence.optimizers import SGD, Adam, Optimizer
 from dist_attr.influence.parameters import Forward, ParameterSpace, module_forward
 from dist_attr.influence.readout import Scores, counterfactual_logprobs, directional_logprobs, token_logprobs
 from dist_attr.influence.schedule import LearningRate
+from dist_attr.influence.self_check import SelfCheck, self_check
 from dist_attr.influence.simulator import Simulator, make_simulator
 from dist_attr.influence.tangent import TangentSimulator
 from dist_attr.influence.training_step import TrainingStep, TrainState
@@ -28,6 +29,7 @@ __all__ = [
     "Optimizer",
     "ParameterSpace",
     "Scores",
+    "SelfCheck",
     "Simulator",
     "TangentSimulator",
     "TrainState",
@@ -37,6 +39,7 @@ __all__ = [
     "directional_logprobs",
     "make_simulator",
     "module_forward",
+    "self_check",
     "token_logprobs",
     "token_losses",
     "weighted_loss",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dist_attr.config import RunConfig
 from dist_attr.corpus import PackedCorpus
 from dist_attr.errors import DivergenceError, SimulationError
-from dist_attr.influence import Batch, ParameterSpace, Simulator, TrainState, make_simulator
+from dist_attr.influence import Batch, ParameterSpace, Simulator, TrainingStep, TrainState, make_simulator, self_check
 from dist_attr.models import build_model, model_fingerprint, save_model
 from dist_attr.simulation.checkpoint import Checkpoint, read_state, write_state
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
@@ -79,12 +79,26 @@ class SimulationActor:
         """Build the model, alone and before any communication, so that an error is everybody's."""
         self._model = self._new_model()
         step = training_step(self._model, self._training)
+        if self._rank == 0 and self._task.first_simulated is not None:
+            self._check_derivatives(step)
         total = sum(parameter.numel() for parameter in self._model.parameters())
         return ModelReport(
             model_fingerprint(self._model),
             self._model.config.model_type,  # type: ignore[union-attr, arg-type]
             Space(names=step.space.names, shapes=step.space.shapes, coverage=step.space.size / total),
         )
+
+    def _check_derivatives(self, step: TrainingStep) -> None:
+        """Refuse to go on with a model whose derivatives do not agree with each other."""
+        batch = global_batch(self._task.corpus, self._task.schedule[0])
+        weights = torch.ones(len(self._task.corpus.sources))
+        result = self_check(step, step.space.read(self._model), weights, batch, int(batch.sources[0].max()))
+        if not (result.gradient < 5e-3 and result.readout < 1e-3):
+            raise SimulationError(
+                "self-check: the derivatives of this model do not agree with each other (relative errors: of the "
+                f"gradient's derivative {result.gradient:.1e}, of the readout {result.readout:.1e}); "
+                "the scores would be noise. Try another model type or an unmodified transformers"
+            )
 
     def join(self, address: str, checkpoints: str, checkpoint: Checkpoint | None) -> None:
         """Meet the other workers and start DeepSpeed's engine; continue from a checkpoint at a URL, if there is one."""
