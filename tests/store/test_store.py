@@ -123,6 +123,23 @@ def test_a_diverged_tangent_is_not_written(tmp_path: Path) -> None:
         open_store(f"{tmp_path}/a.zarr")
 
 
+def test_a_failed_source_does_not_lose_the_others(tmp_path: Path) -> None:
+    url, values = f"{tmp_path}/a.zarr", tangents()
+    writer = StoreWriter.create(url, manifest())
+    writer.write(0, values[0], 7)
+    writer.write(2, values[2], 7)
+    with pytest.raises(StoreError, match="not written: bee"):
+        writer.finish(IDENTITY)
+    with pytest.raises(SimulationError, match="every source failed"):
+        writer.finish(IDENTITY, {0: "it diverged", 1: "it diverged", 2: "it diverged"})
+    writer.finish(IDENTITY, {1: "it diverged"})
+    store = open_store(url)
+    assert store.sources == ["ant", "cat"]
+    assert np.array_equal(store.tangents(), values[[0, 2]])
+    assert np.array_equal(store.tangents([1]), values[[2]])
+    assert [record.failed for record in store.manifest.sources] == [None, "it diverged", None]
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     finished(f"{tmp_path}/a.zarr")
     with pytest.raises(StoreError, match="something at"):
