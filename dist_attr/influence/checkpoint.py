@@ -67,7 +67,7 @@ class CheckpointSimulator:
         *,
         rate: float,
         damping: float,
-        epsilon: float = 0.1,
+        epsilon: float = 0.01,
         sources_per_pass: int = 8,
         sequences_per_pass: int = 32,
     ) -> None:
@@ -146,7 +146,8 @@ class CheckpointSimulator:
 
     def _far(self) -> Tensor:
         """How far each source's replicas are from θ0, (sources,)."""
-        return self._moved.norm(dim=1).view(len(self._sources), 2).amax(1)
+        far: Tensor = self._moved.norm(dim=1)
+        return far.view(len(self._sources), 2).amax(1)
 
     def tangents(self) -> Tensor:
         """δ_b (sources, P)."""

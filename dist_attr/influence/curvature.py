@@ -27,8 +27,12 @@ class Curvature:
     smallest: float
 
     def rate(self, damping: float) -> float:
-        """η = 1/(λmax + λ), half of what gradient descent on the damped loss can bear."""
-        return 1 / (self.largest + damping)
+        """η = 1/(λmax + λ), half of what gradient descent on the damped loss can bear.
+
+        Where the negative end is the larger one, it counts instead of λmax: no step then more than doubles what lies
+        along it, so that a few steps can be taken even with little damping.
+        """
+        return 1 / (max(self.largest, -self.smallest) + damping)
 
     def converges(self, damping: float) -> bool:
         """Whether λ > −λmin: otherwise descent grows for ever along the directions of negative curvature."""
