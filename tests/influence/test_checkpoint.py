@@ -280,8 +280,31 @@ def test_curvature_at_its_defaults_gives_a_rate_that_is_stable() -> None:
     chosen = problem("network", training=5)
     found = estimate_curvature(chosen.step, chosen.theta, ONES, chosen.batch)
     assert found.largest == pytest.approx(chosen.curvature.largest, rel=0.02)
-    assert found.largest <= chosen.curvature.largest * (1 + 1e-9)
+    assert found.smallest == pytest.approx(chosen.curvature.smallest, abs=0.02 * found.largest)
     assert found.rate(0.1) < 2 / (chosen.curvature.largest + 0.1)
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 0.03, 0.01])
+def test_what_iteration_leaves_open_is_on_the_safe_side(tolerance: float) -> None:
+    chosen = problem("network", training=5)
+    true, found = (
+        chosen.curvature,
+        estimate_curvature(chosen.step, chosen.theta, ONES, chosen.batch, tolerance=tolerance),
+    )
+    assert 0 < found.largest - true.largest < 2 * tolerance * true.largest
+    assert 0 < true.smallest - found.smallest < 2 * tolerance * true.largest
+
+
+@pytest.mark.parametrize("model", ["logistic", "gpt2"])
+def test_the_first_step_goes_as_far_as_it_can(model: str) -> None:
+    if model == "gpt2":  # sequences with targets of all sources
+        run = small_run("gpt2", "sgd", steps=1)
+        batch = run.batches[0]
+        simulated = CheckpointSimulator(run.step, run.theta, ONES, range(SOURCES), rate=0.1, damping=0.1)
+    else:
+        batch, simulated = problem().batch, problem().simulator()
+    simulated.advance(batch, 0)
+    torch.testing.assert_close(simulated._far(), simulated._reach, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
