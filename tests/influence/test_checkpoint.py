@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import hessian, jacrev
+from torch.func import jacrev
 
 from dist_attr.influence import (
     SGD,
     Batch,
     CheckpointSimulator,
-    Curvature,
     DivergenceError,
     ParameterSpace,
     TrainingStep,
@@ -24,63 +22,8 @@ from dist_attr.influence import (
     module_forward,
 )
 from dist_attr.influence.checkpoint import NOT_CONVEX
+from tests.influence.problems import ONES, Problem, problem
 from tests.runs import SOURCES, small_run
-
-ONES = torch.ones(SOURCES, dtype=torch.float64)
-
-
-@dataclass
-class Problem:
-    """A finished model and its documents, with H (P, P) and the sources' gradients g (sources, P)."""
-
-    step: TrainingStep
-    theta: Tensor
-    batch: Batch
-    hessian: Tensor
-    gradients: Tensor
-
-    @property
-    def curvature(self) -> Curvature:
-        values = torch.linalg.eigvalsh(self.hessian)
-        return Curvature(float(values[-1]), float(values[0]))
-
-    def simulator(self, sources: Sequence[int] = range(SOURCES), **settings: Any) -> CheckpointSimulator:
-        settings = {"damping": 0.1, "epsilon": 1e-3, "rate": 1 / (self.curvature.largest + 0.1)} | settings
-        return CheckpointSimulator(self.step, self.theta, ONES, sources, **settings)
-
-    def solution(self, damping: float) -> Tensor:
-        solution: Tensor = torch.linalg.solve(self.hessian + damping * torch.eye(len(self.theta)), self.gradients.T)
-        return -solution.T
-
-
-@cache
-def problem(model: str = "logistic", training: int = 30) -> Problem:
-    """A tiny classifier after some steps of training; far from the end of it, as large models are."""
-    torch.manual_seed(0)
-    layers = [nn.Linear(3, 4)] if model == "logistic" else [nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)]
-    module = nn.Sequential(*layers).double()
-    inputs = torch.randn(40, 3, dtype=torch.float64)
-    targets = (inputs @ torch.randn(3, 4, dtype=torch.float64) + torch.randn(40, 4)).argmax(1)
-    sources = torch.arange(40) % SOURCES
-    sources[[5, 6, 7]] = -1
-    batch = Batch(inputs, targets, sources)
-    space = ParameterSpace.of(module)
-    # What the simulator has no use for (momentum, clipping, weight decay) is there, and must not show.
-    step = TrainingStep(module_forward(module), space, SGD(momentum=0.9), lambda _: 0.05, 0.1, 0.5)
-    plain = TrainingStep(step.forward, space, SGD(), lambda _: 0.5)
-    state = plain.initial(space.read(module))
-    for number in range(training):
-        state = plain(state, ONES, batch, number)
-    h = hessian(lambda theta: loss(step, theta, ONES, batch))(state.theta)
-    g = jacrev(lambda weights: step.gradient(state.theta, weights, batch))(ONES).T
-    return Problem(step, state.theta, batch, h, g)
-
-
-def loss(step: TrainingStep, theta: Tensor, weights: Tensor, batch: Batch) -> Tensor:
-    logits = step.forward(step.space.unflatten(theta), batch.inputs)
-    rows = nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-    real = batch.sources >= 0
-    return (weights[batch.sources] * rows)[real].mean()
 
 
 def descend(simulated: CheckpointSimulator, batches: Sequence[Batch]) -> Tensor:
@@ -244,11 +187,6 @@ def test_negative_curvature_is_borne_for_a_while_and_then_found() -> None:
         descend(chosen.simulator(rate=rate, damping=0.0), [chosen.batch] * 30)
 
 
-def test_rate_bears_either_end_of_the_spectrum() -> None:
-    assert Curvature(4.0, -1.0).rate(1.0) == 1 / 5
-    assert Curvature(1.0, -4.0).rate(1.0) == 1 / 5
-
-
 @pytest.mark.parametrize("rate", [0.5, 1.0, 1.9])
 def test_descent_that_converges_stays_well_within_reach(rate: float) -> None:
     chosen = problem()
@@ -257,42 +195,6 @@ def test_descent_that_converges_stays_well_within_reach(rate: float) -> None:
     for number in range(200):
         simulated.advance(chosen.batch, number)
         assert (simulated._far() <= 1.0001 * simulated._reach).all()
-
-
-@pytest.mark.parametrize("model", ["logistic", "network"])
-@pytest.mark.parametrize("sequences_per_pass", [64, 7])
-def test_curvature_is_that_of_the_hessian(model: str, sequences_per_pass: int) -> None:
-    chosen = problem(model, training=5)
-    found = estimate_curvature(
-        chosen.step,
-        chosen.theta,
-        ONES,
-        chosen.batch,
-        iterations=200,
-        tolerance=1e-9,
-        sequences_per_pass=sequences_per_pass,
-    )
-    assert found.largest == pytest.approx(chosen.curvature.largest, rel=1e-6)
-    assert found.smallest == pytest.approx(chosen.curvature.smallest, abs=1e-6 * found.largest)
-
-
-def test_curvature_at_its_defaults_gives_a_rate_that_is_stable() -> None:
-    chosen = problem("network", training=5)
-    found = estimate_curvature(chosen.step, chosen.theta, ONES, chosen.batch)
-    assert found.largest == pytest.approx(chosen.curvature.largest, rel=0.02)
-    assert found.smallest == pytest.approx(chosen.curvature.smallest, abs=0.02 * found.largest)
-    assert found.rate(0.1) < 2 / (chosen.curvature.largest + 0.1)
-
-
-@pytest.mark.parametrize("tolerance", [0.1, 0.03, 0.01])
-def test_what_iteration_leaves_open_is_on_the_safe_side(tolerance: float) -> None:
-    chosen = problem("network", training=5)
-    true, found = (
-        chosen.curvature,
-        estimate_curvature(chosen.step, chosen.theta, ONES, chosen.batch, tolerance=tolerance),
-    )
-    assert 0 < found.largest - true.largest < 2 * tolerance * true.largest
-    assert 0 < true.smallest - found.smallest < 2 * tolerance * true.largest
 
 
 @pytest.mark.parametrize("model", ["logistic", "gpt2"])
