@@ -9,6 +9,8 @@ Design decisions:
 - The readout needs forward passes only.
 """
 
+from dist_attr.influence.checkpoint import CheckpointSimulator, DivergenceError
+from dist_attr.influence.curvature import Curvature, estimate_curvature
 from dist_attr.influence.loss import Batch, token_losses, weighted_loss
 from dist_attr.influence.optimizers import SGD, Adam, Optimizer
 from dist_attr.influence.parameters import Forward, ParameterSpace, module_forward
@@ -24,6 +26,9 @@ __all__ = [
     "SGD",
     "Adam",
     "Batch",
+    "CheckpointSimulator",
+    "Curvature",
+    "DivergenceError",
     "Forward",
     "LearningRate",
     "Optimizer",
@@ -37,6 +42,7 @@ __all__ = [
     "TrajectorySimulator",
     "counterfactual_logprobs",
     "directional_logprobs",
+    "estimate_curvature",
     "make_simulator",
     "module_forward",
     "self_check",
