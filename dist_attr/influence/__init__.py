@@ -9,6 +9,7 @@ Design decisions:
 - The readout needs forward passes only.
 """
 
+from dist_attr.influence.levers import Levers
 from dist_attr.influence.loss import Batch, token_losses, weighted_loss
 from dist_attr.influence.optimizers import SGD, Adam, Optimizer
 from dist_attr.influence.parameters import Forward, ParameterSpace, module_forward
@@ -16,7 +17,7 @@ from dist_attr.influence.readout import Scores, counterfactual_logprobs, directi
 from dist_attr.influence.schedule import LearningRate
 from dist_attr.influence.simulator import Simulator, make_simulator
 from dist_attr.influence.tangent import TangentSimulator
-from dist_attr.influence.training_step import TrainingStep, TrainState
+from dist_attr.influence.training_step import SourceState, TrainingStep, TrainState
 from dist_attr.influence.trajectory import TrajectorySimulator
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "Batch",
     "Forward",
     "LearningRate",
+    "Levers",
     "Optimizer",
     "ParameterSpace",
     "Scores",
     "Simulator",
+    "SourceState",
     "TangentSimulator",
     "TrainState",
     "TrainingStep",
