@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dist_attr.config.base import Settings
 
@@ -17,6 +17,11 @@ class SimulationConfig(Settings):
     method: MethodName = "trajectory"
     epsilon: float = Field(1.0, gt=0, description="trajectory: how much of a source's weight a replica goes without")
     central: bool = Field(False, description="trajectory: two replicas per source, with more and with less weight")
+    horizon: int | None = Field(
+        None, ge=1, description="tangent: steps for which a source is active after each appearance; by default always"
+    )
+    stride: int = Field(1, ge=1, description="tangent: the curvature of so many steps is applied once in so many")
+    curvature_share: float = Field(1.0, gt=0, le=1, description="part of each batch that curvature is taken from")
     window: int | None = Field(None, ge=1, description="simulate only the last so many steps; by default all")
     sources_per_pass: int = Field(8, ge=1, description="sources an actor computes together; more needs more memory")
     drift_tolerance: float | None = Field(
@@ -26,6 +31,14 @@ class SimulationConfig(Settings):
         "way trained so far; by default 0.001, and 0.05 where DeepSpeed computes in bf16 and the simulation in float32",
     )
     check_every: int = Field(10, ge=1, description="steps between drift checks; the last step is always checked")
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        if self.method != "tangent" and (self.horizon is not None or self.stride > 1):
+            raise ValueError("horizon and stride belong to method: tangent")
+        if self.method != "trajectory" and (self.epsilon != 1.0 or self.central):
+            raise ValueError("epsilon and central belong to method: trajectory")
+        return self
 
 
 class ClusterConfig(Settings):

@@ -11,6 +11,7 @@ Design decisions:
 
 from dist_attr.influence.checkpoint import CheckpointSimulator, DivergenceError
 from dist_attr.influence.curvature import Curvature, estimate_curvature
+from dist_attr.influence.levers import Levers
 from dist_attr.influence.loss import Batch, token_losses, weighted_loss
 from dist_attr.influence.optimizers import SGD, Adam, Optimizer
 from dist_attr.influence.parameters import Forward, ParameterSpace, module_forward
@@ -19,7 +20,7 @@ from dist_attr.influence.schedule import LearningRate
 from dist_attr.influence.self_check import SelfCheck, self_check
 from dist_attr.influence.simulator import Simulator, make_simulator
 from dist_attr.influence.tangent import TangentSimulator
-from dist_attr.influence.training_step import TrainingStep, TrainState
+from dist_attr.influence.training_step import SourceState, TrainingStep, TrainState
 from dist_attr.influence.trajectory import TrajectorySimulator
 
 __all__ = [
@@ -31,11 +32,13 @@ __all__ = [
     "DivergenceError",
     "Forward",
     "LearningRate",
+    "Levers",
     "Optimizer",
     "ParameterSpace",
     "Scores",
     "SelfCheck",
     "Simulator",
+    "SourceState",
     "TangentSimulator",
     "TrainState",
     "TrainingStep",

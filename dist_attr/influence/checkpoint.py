@@ -11,7 +11,7 @@ from torch.func import vmap
 
 from dist_attr.influence.large_batch import gradient_in_parts, sequences_of
 from dist_attr.influence.loss import Batch
-from dist_attr.influence.training_step import TrainingStep, TrainState, cache_blocks
+from dist_attr.influence.training_step import SourceState, TrainingStep, TrainState, cache_blocks
 
 # A displacement may be this many times what it could be were the loss convex, which a neural network's is not.
 # Descent that diverges grows exponentially, and is past any factor soon.
@@ -153,16 +153,16 @@ class CheckpointSimulator:
         """δ_b (sources, P)."""
         return (self._moved[1::2] - self._moved[::2]) / (2 * self._epsilon)
 
-    def snapshot(self) -> tuple[TrainState, list[TrainState]]:
+    def snapshot(self) -> tuple[TrainState, list[SourceState]]:
         """θ0 (P,), and of each source the displacements (2, P) with less and with more weight."""
         return TrainState(self._theta, ()), [
-            TrainState(self._moved[row : row + 2], ()) for row in range(0, len(self._moved), 2)
+            SourceState(TrainState(self._moved[row : row + 2], ())) for row in range(0, len(self._moved), 2)
         ]
 
-    def resume(self, run: TrainState, sources: Sequence[TrainState]) -> None:
+    def resume(self, run: TrainState, sources: Sequence[SourceState]) -> None:
         """Continue from a snapshot of the same sources."""
         self._theta, self._seen = run.theta, None
-        for number, state in enumerate(sources):
-            self._moved[2 * number : 2 * number + 2] = state.theta
+        for number, source in enumerate(sources):
+            self._moved[2 * number : 2 * number + 2] = source.state.theta
         # The steps before are not known, but from here no replica should get further than it is now plus what follows.
         self._reach = self._far()

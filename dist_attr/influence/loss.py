@@ -29,8 +29,13 @@ class Batch:
         """n_t, the number of targets, independent of the source weights."""
         return int((self.sources >= 0).sum())
 
-    def part(self, rows: slice) -> Batch:
-        """Some of the sequences, for a data-parallel worker."""
+    @cached_property
+    def present(self) -> frozenset[int]:
+        """The sources it holds."""
+        return frozenset(self.sources.unique().tolist()) - {-1}
+
+    def part(self, rows: slice | Tensor) -> Batch:
+        """Some of the sequences, for a data-parallel worker or a share of the curvature."""
         return Batch(self.inputs[rows], self.targets[rows], self.sources[rows])
 
     def to(self, device: torch.device) -> Batch:

@@ -7,9 +7,10 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from dist_attr.influence.levers import EXACT, Levers
 from dist_attr.influence.loss import Batch
 from dist_attr.influence.tangent import TangentSimulator
-from dist_attr.influence.training_step import TrainingStep, TrainState
+from dist_attr.influence.training_step import SourceState, TrainingStep, TrainState
 from dist_attr.influence.trajectory import TrajectorySimulator
 
 
@@ -29,11 +30,11 @@ class Simulator(Protocol):
         """δ_b (sources, P), displacement per unit of source weight, in the order in which the sources were given."""
         ...
 
-    def snapshot(self) -> tuple[TrainState, list[TrainState]]:
-        """Views of all that is needed to continue: the run's state (P,), and of each source its own (any, P)."""
+    def snapshot(self) -> tuple[TrainState, list[SourceState]]:
+        """Views of all that is needed to continue: the run's state (P,), and of each source its own."""
         ...
 
-    def resume(self, run: TrainState, sources: Sequence[TrainState]) -> None:
+    def resume(self, run: TrainState, sources: Sequence[SourceState]) -> None:
         """Continue from a snapshot of the same sources, in the same order."""
         ...
 
@@ -47,6 +48,7 @@ def make_simulator(
     *,
     epsilon: float = 1.0,
     central: bool = False,
+    levers: Levers = EXACT,
     sources_per_pass: int = 8,
 ) -> Simulator:
     """A simulator for some sources of a run.
@@ -59,9 +61,15 @@ def make_simulator(
         sources: indices into weights, the sources to simulate.
         epsilon: by how much a replica's weight of its source differs from the run's; only for `trajectory`.
         central: a replica with more weight besides the one with less; only for `trajectory`.
+        levers: what makes it cheaper than exact; replicas have neither horizon nor stride.
         sources_per_pass: sources computed together; changes memory and speed, not the result.
+
+    Raises:
+        ValueError: a horizon or a stride for replicas.
     """
     if method == "trajectory":
+        if levers.horizon is not None or levers.stride != 1:
+            raise ValueError("horizon and stride are levers of the tangent simulator; replicas know curvature_share")
         return TrajectorySimulator(
             training_step,
             start,
@@ -69,6 +77,7 @@ def make_simulator(
             sources,
             epsilon=epsilon,
             central=central,
+            levers=levers,
             sources_per_pass=sources_per_pass,
         )
-    return TangentSimulator(training_step, start, weights, sources, sources_per_pass=sources_per_pass)
+    return TangentSimulator(training_step, start, weights, sources, levers=levers, sources_per_pass=sources_per_pass)

@@ -20,12 +20,17 @@ class TrainState(NamedTuple):
     theta: Tensor
     slots: Slots
 
-    def part(self, *index: slice | int) -> TrainState:
-        """Views of some replicas or parameters."""
+    def part(self, *index: slice | int | list[int]) -> TrainState:
+        """Some replicas or parameters: views, or a copy of replicas chosen by a list."""
         return TrainState(self.theta[index], tuple(slot[index] for slot in self.slots))
 
+    def put(self, new: TrainState, *index: slice | int | list[int]) -> None:
+        """Overwrite some replicas or parameters in place; the new ones may lie on another device."""
+        for mine, value in zip((self.theta, *self.slots), (new.theta, *new.slots), strict=True):
+            mine[index] = value.to(mine.device)
+
     def to(self, device: torch.device) -> TrainState:
-        """The same state on a device."""
+        """The same on a device, itself if it lies there."""
         return TrainState(*_each(self, lambda tensor: tensor.to(device)))
 
     def expand(self, rows: int) -> TrainState:
@@ -41,6 +46,23 @@ class TrainState(NamedTuple):
         self.theta.copy_(new.theta)
         for slot, value in zip(self.slots, new.slots, strict=True):
             slot.copy_(value)
+
+
+class SourceState(NamedTuple):
+    """All that is needed to continue with one source.
+
+    Attributes:
+        state: its replicas' parameters and optimizer state, or its tangents of these, (any, P).
+        last_seen: the last step whose batch held it, -1 for none; what a horizon counts from. Replicas have no use
+            for it.
+    """
+
+    state: TrainState
+    last_seen: int = -1
+
+    def to(self, device: torch.device) -> SourceState:
+        """The same on a device."""
+        return SourceState(self.state.to(device), self.last_seen)
 
 
 def _each(state: TrainState, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Slots]:
@@ -71,12 +93,12 @@ class TrainingStep:
         """The state before step 0, at parameters (P,)."""
         return TrainState(theta.clone(), tuple(torch.zeros_like(theta) for _ in self.optimizer.slots))
 
-    def gradient(self, theta: Tensor, weights: Tensor, batch: Batch) -> Tensor:
-        """dL_t/dθ (P,) at parameters (P,) and source weights (S,)."""
+    def gradient(self, theta: Tensor, weights: Tensor, batch: Batch, count: int | None = None) -> Tensor:
+        """dL_t/dθ (P,) at parameters (P,) and source weights (S,); of a part of the batch for `count` targets."""
 
         def loss(theta: Tensor) -> Tensor:
             logits = self.forward(self.space.unflatten(theta), batch.inputs)
-            return weighted_loss(logits, batch, weights, batch.count)
+            return weighted_loss(logits, batch, weights, batch.count if count is None else count)
 
         gradient = torch.func.grad(loss)(theta)
         assert isinstance(gradient, Tensor)

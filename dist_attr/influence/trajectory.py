@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 from torch.func import vmap
 
+from dist_attr.influence.levers import EXACT, Levers, curvature_count, source_gradients
 from dist_attr.influence.loss import Batch
-from dist_attr.influence.training_step import TrainingStep, TrainState, cache_blocks
+from dist_attr.influence.training_step import SourceState, TrainingStep, TrainState, cache_blocks
 
 
 class TrajectorySimulator:
@@ -18,6 +19,10 @@ class TrajectorySimulator:
     w_b = 1 + ε, and δ_b = (θ_b⁺ − θ_b⁻)/2ε, whose error is of order ε² instead of ε. Row 0 of the stack is the run
     itself, unperturbed: it goes through the same kernels as the replicas, so that a difference holds no rounding of
     another code path.
+
+    With a part of the batch for the curvature, the run's own gradient g is a control variate: a replica's is taken to
+    be g(θ) + [g_part(θ_b) − g_part(θ)] − ε (1/n_t) Σ_{j of b} ∇ℓ_j(θ_b). All of the batch would make that exact, since
+    the last, direct term is taken where the replica is; it needs only the rows that hold the source.
     """
 
     def __init__(
@@ -29,16 +34,21 @@ class TrajectorySimulator:
         *,
         epsilon: float = 1.0,
         central: bool = False,
+        levers: Levers = EXACT,
         sources_per_pass: int = 8,
     ) -> None:
         self._step = training_step
+        self._levers = levers
         self._epsilon, self._central = epsilon, central
         self._each = 2 if central else 1
         rows = 1 + self._each * len(sources)
         self._weights = weights.expand(rows, -1).clone()
+        # Of which source a row has more weight, and by how much; of none, the run itself.
+        self._changed, self._changes = [-1] * rows, weights.new_zeros(rows, 1)
         for number, source in enumerate(sources):
             for sign, row in zip((-1, 1), self._rows_of(number), strict=False):
                 self._weights[row, source] += sign * epsilon
+                self._changed[row], self._changes[row] = source, sign * epsilon
         self._passes = [slice(first, min(first + sources_per_pass, rows)) for first in range(0, rows, sources_per_pass)]
         self._state = start.expand(rows)
 
@@ -57,13 +67,28 @@ class TrajectorySimulator:
 
     def advance(self, batch: Batch, step: int) -> None:
         """Train every replica on the global batch."""
-        gradients = vmap(self._step.gradient, in_dims=(0, 0, None))
-        for rows in self._passes:
-            gradient = gradients(self._state.theta[rows], self._weights[rows], batch)
+        for rows, gradient in self._gradients(batch, self._levers.curvature_batch(batch, step)):
             factor = self._step.clip_factor(gradient)
             for columns in cache_blocks(gradient):
                 old = self._state.part(rows, columns)
                 old.replace(self._step.update(old, gradient[:, columns], factor, step, columns))
+
+    def _gradients(self, batch: Batch, part: Batch) -> Iterator[tuple[slice, Tensor]]:
+        """Rows, pass by pass, and their gradients (rows, P), the curvature from a part of the batch."""
+        if part is batch:
+            gradients = vmap(self._step.gradient, in_dims=(0, 0, None))
+            for rows in self._passes:
+                yield rows, gradients(self._state.theta[rows], self._weights[rows], batch)
+            return
+        run, of_run = self._weights[0], None
+        whole = self._step.gradient(self.parameters, run, batch)
+        of_parts = vmap(self._step.gradient, in_dims=(0, None, None, None))
+        for rows in self._passes:
+            theta = self._state.theta[rows]
+            of_part = of_parts(theta, run, part, curvature_count(part))
+            of_run = of_part[0].clone() if of_run is None else of_run  # row 0, and so in the first pass
+            direct = source_gradients(self._step, theta, batch, self._changed[rows])
+            yield rows, whole + (of_part - of_run) + self._changes[rows] * direct
 
     def tangents(self) -> Tensor:
         """δ_b (sources, P)."""
@@ -71,15 +96,15 @@ class TrajectorySimulator:
             return (self.replicas[1::2] - self.replicas[::2]) / (2 * self._epsilon)
         return (self.parameters - self.replicas) / self._epsilon
 
-    def snapshot(self) -> tuple[TrainState, list[TrainState]]:
+    def snapshot(self) -> tuple[TrainState, list[SourceState]]:
         """The run's state (P,), and of each source the states of its replicas (replicas, P)."""
         parts = [self._state.part(slice(rows.start, rows.stop)) for rows in map(self._rows_of, range(self._sources))]
-        return self._state.part(0), parts
+        return self._state.part(0), list(map(SourceState, parts))
 
-    def resume(self, run: TrainState, sources: Sequence[TrainState]) -> None:
+    def resume(self, run: TrainState, sources: Sequence[SourceState]) -> None:
         """Continue from a snapshot of the same sources."""
         self._state.part(0).replace(run)
-        for number, state in enumerate(sources):
+        for number, (state, _) in enumerate(sources):
             rows = self._rows_of(number)
             self._state.part(slice(rows.start, rows.stop)).replace(state)
 

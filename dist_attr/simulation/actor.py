@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from dist_attr.config import RunConfig
 from dist_attr.corpus import PackedCorpus
 from dist_attr.errors import DivergenceError, SimulationError
-from dist_attr.influence import Batch, ParameterSpace, Simulator, TrainingStep, TrainState, make_simulator, self_check
+from dist_attr.influence import (
+    Batch,
+    Levers,
+    ParameterSpace,
+    Simulator,
+    SourceState,
+    TrainingStep,
+    TrainState,
+    make_simulator,
+    self_check,
+)
 from dist_attr.models import build_model, model_fingerprint, save_model
 from dist_attr.simulation.checkpoint import Checkpoint, read_state, write_state
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
@@ -114,7 +124,7 @@ class SimulationActor:
 
         space = ParameterSpace.of(self._model)
         start = space.read(self._model)
-        state = None if checkpoint is None else read_state(checkpoints, checkpoint, "run")
+        state = None if checkpoint is None else read_state(checkpoints, checkpoint, "run").state
         if state is not None:
             space.write(self._model, state.theta)
         self._trainer = Trainer(self._model, self._training, self._rank, self._workers)
@@ -133,7 +143,7 @@ class SimulationActor:
         # Another number of workers than before has no state of its own for each: all begin with the first one's.
         own = self._rank if checkpoint.workers == self._workers else 0
         device = self._trainer.device
-        run = read_state(checkpoints, checkpoint, f"unperturbed-{own}").to(device)
+        run = read_state(checkpoints, checkpoint, f"unperturbed-{own}").state.to(device)
         self._simulator = self._new_simulator(run)
         self._simulator.resume(
             run, [read_state(checkpoints, checkpoint, f"source-{source}").to(device) for source in self._sources]
@@ -142,10 +152,10 @@ class SimulationActor:
     def save_checkpoint(self, url: str) -> dict[str, str]:
         """Write all that this actor has to continue from into the folder at a URL; sha256 by file."""
         state = self._trainer.state()
-        states = {"run": state} if self._rank == 0 else {}
+        states = {"run": SourceState(state)} if self._rank == 0 else {}
         if self._simulator is not None:
             run, sources = self._simulator.snapshot()
-            states[f"unperturbed-{self._rank}"] = run
+            states[f"unperturbed-{self._rank}"] = SourceState(run)
             states.update({f"source-{i}": source for i, source in zip(self._sources, sources, strict=True)})
         return dict(write_state(url, name, state) for name, state in states.items())
 
@@ -184,6 +194,7 @@ class SimulationActor:
             epsilon=settings.epsilon,
             central=settings.central,
             sources_per_pass=settings.sources_per_pass,
+            levers=Levers(settings.horizon, settings.stride, settings.curvature_share),
         )
 
     def _check_drift(self, simulator: Simulator, step: int) -> float:

@@ -14,13 +14,14 @@ import hashlib
 from typing import Any
 
 import fsspec
+import torch
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field, ValidationError
 from torch import Tensor
 
 from dist_attr.config import RunConfig, Settings
 from dist_attr.errors import ConfigError, SimulationError
-from dist_attr.influence import TrainState
+from dist_attr.influence import SourceState, TrainState
 
 # They may change when a run is continued: where and how fast it runs, not what it computes.
 FREE = {"cluster", "output", "simulation.sources_per_pass", "simulation.drift_tolerance", "simulation.check_every"}
@@ -98,11 +99,12 @@ def check_same_run(checkpoint: Checkpoint, expected: dict[str, Any], output: str
         )
 
 
-def write_state(url: str, name: str, state: TrainState) -> tuple[str, str]:
+def write_state(url: str, name: str, source: SourceState) -> tuple[str, str]:
     """Write a state of any shape into the folder at a URL; returns the file's name and its sha256."""
     from safetensors.torch import save
 
-    tensors = {"theta": state.theta, **{f"slot{number}": slot for number, slot in enumerate(state.slots)}}
+    tensors = {"theta": source.state.theta, "last_seen": torch.tensor(source.last_seen)}
+    tensors.update({f"slot{number}": slot for number, slot in enumerate(source.state.slots)})
     data = save({key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()})
     file = f"{name}.safetensors"
     files, path = fsspec.core.url_to_fs(url)
@@ -111,7 +113,7 @@ def write_state(url: str, name: str, state: TrainState) -> tuple[str, str]:
     return file, hashlib.sha256(data).hexdigest()
 
 
-def read_state(url: str, checkpoint: Checkpoint, name: str) -> TrainState:
+def read_state(url: str, checkpoint: Checkpoint, name: str) -> SourceState:
     """Read a state of a checkpoint among those at a URL. Raises SimulationError when it is not what was written."""
     from safetensors.torch import load
 
@@ -126,4 +128,5 @@ def read_state(url: str, checkpoint: Checkpoint, name: str) -> TrainState:
             f"the checkpoint at {url} is damaged: {checkpoint.folder}/{file} changed; say --overwrite"
         )
     tensors: dict[str, Tensor] = load(data)
-    return TrainState(tensors["theta"], tuple(tensors[f"slot{number}"] for number in range(len(tensors) - 1)))
+    slots = tuple(tensors[f"slot{number}"] for number in range(len(tensors) - 2))
+    return SourceState(TrainState(tensors["theta"], slots), int(tensors["last_seen"]))

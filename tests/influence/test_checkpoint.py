@@ -133,7 +133,7 @@ def test_continued_from_a_snapshot_it_is_the_same_bit_for_bit() -> None:
     first, same = chosen.simulator(sources, rate=0.3), chosen.simulator(sources, rate=0.3)
     descend(first, batches[:6])
     run, states = first.snapshot()
-    assert [state.theta.shape for state in states] == [(2, len(chosen.theta))] * 3
+    assert [source.state.theta.shape for source in states] == [(2, len(chosen.theta))] * 3
     same.resume(run, states)
     assert torch.equal(descend(same, batches[6:]), whole.tangents())
     assert torch.equal(same.parameters, whole.parameters)
