@@ -35,17 +35,18 @@ class Checkpoint(Settings):
     folder: str = Field(description="name, beside latest.json")
     files: dict[str, str] = Field(description="sha256 by name")
     identity: dict[str, Any] = Field(description="what the run computes, setting by setting")
+    initial_model: str = Field(description="fingerprint")
 
 
-def identity(run: RunConfig, corpus: str, model: str) -> dict[str, Any]:
-    """What a run computes: every setting that matters, and fingerprints of the documents and of the initial model."""
+def identity(run: RunConfig, corpus: str) -> dict[str, Any]:
+    """What a run computes: every setting that matters, and the fingerprint of its documents."""
     settings = {
         f"{room}.{key}": value
         for room, values in run.model_dump(mode="json").items()
         for key, value in (values if isinstance(values, dict) else {"": values}).items()
     }
     kept = {key.rstrip("."): value for key, value in settings.items() if key.split(".")[0] not in FREE}
-    return {**{key: kept[key] for key in kept if key not in FREE}, "the documents": corpus, "the initial model": model}
+    return {**{key: kept[key] for key in kept if key not in FREE}, "the documents": corpus}
 
 
 class Checkpoints:
@@ -88,8 +89,10 @@ class Checkpoints:
             self._files.rm(self._path, recursive=True)
 
 
-def check_same_run(checkpoint: Checkpoint, expected: dict[str, Any], output: str) -> None:
-    """Raises ConfigError, naming what differs, when a checkpoint is another run's."""
+def check_same_run(checkpoint: Checkpoint | None, expected: dict[str, Any], output: str) -> None:
+    """Raises ConfigError, naming what differs, when there is a checkpoint and it is another run's."""
+    if checkpoint is None:
+        return
     keys = sorted({*checkpoint.identity, *expected})
     different = [key for key in keys if checkpoint.identity.get(key) != expected.get(key)]
     if different:

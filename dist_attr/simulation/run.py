@@ -73,6 +73,7 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
     _check_output(output, overwrite)
     if overwrite:
         checkpoints.remove()
+    check_same_run(checkpoints.latest(), identity(config, run.task.corpus.fingerprint), output)
     connect()
     for failures in count():
         try:
@@ -102,9 +103,12 @@ def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: 
     """Go through the run with one set of actors, from the last checkpoint on if there is one."""
     with _actors(run) as actors:
         model = _build(actors)
-        expected = identity(run.config, run.task.corpus.fingerprint, model.fingerprint)
-        if (checkpoint := checkpoints.latest()) is not None:
-            check_same_run(checkpoint, expected, output)
+        checkpoint = checkpoints.latest()
+        if checkpoint is not None and checkpoint.initial_model != model.fingerprint:
+            raise SimulationError(
+                f"output {output} holds an interrupted run that began with another model than the one built now; "
+                "the model's files or the software changed. Choose another place, or say --overwrite"
+            )
         _clear_result(output)
         (address,) = _all([actors[0].address.remote()])
         _all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors])
@@ -114,7 +118,14 @@ def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: 
             written = _all([actor.save_checkpoint.remote(f"{checkpoints.url}/{folder}") for actor in actors])
             files = {name: digest for part in written for name, digest in part.items()}
             checkpoints.finish(
-                Checkpoint(step=step, workers=len(actors), folder=folder, files=files, identity=expected)
+                Checkpoint(
+                    step=step,
+                    workers=len(actors),
+                    folder=folder,
+                    files=files,
+                    identity=identity(run.config, run.task.corpus.fingerprint),
+                    initial_model=model.fingerprint,
+                )
             )
 
         _train(run, actors, 0 if checkpoint is None else checkpoint.step, progress, save)

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import dist_attr as da
 from dist_attr.errors import ConfigError, SimulationError
+from dist_attr.influence import SourceState, TrainState
 from dist_attr.models import load_model, model_fingerprint
 from dist_attr.simulation import StrideReport
+from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, read_state, write_state
 from tests.end_to_end.test_simulate import Settings, assert_nothing_looks_finished, close, kill_once
 
 ALWAYS = {"checkpoint_minutes": 1e-9}  # after every stride
@@ -62,6 +65,9 @@ def test_law_5_after_ctrl_c_it_continues_bit_for_bit(finished_run: Path, setting
     config = settings(tmp_path)
     step = interrupted(config)
     assert 3 <= step < 8
+    other = settings(tmp_path, training={"learning_rate": 0.02}, simulation={"window": 5})
+    with pytest.raises(ConfigError, match=r"differs in simulation.window, training.learning_rate; continue it"):
+        da.simulate(other)
     assert continued(config)[0] > step
     assert_same_result(tmp_path, finished_run)
 
@@ -100,22 +106,30 @@ def test_laws_3_and_5_with_another_number_of_workers(
     close(stores[1], stores[0], 0.1 if "precision" in training else 1e-3)
 
 
-@pytest.mark.usefixtures("cluster")
-def test_another_runs_checkpoint_is_neither_continued_nor_lost(settings: Settings, tmp_path: Path) -> None:
-    config = settings(tmp_path)
-    interrupted(config)
-    other = settings(tmp_path, training={"learning_rate": 0.02}, simulation={"window": 5})
-    with pytest.raises(ConfigError, match=r"differs in simulation.window, training.learning_rate; continue it"):
-        da.simulate(other)
-    (state,) = (tmp_path / "checkpoint").glob("step-*/source-0.safetensors")
-    data = bytearray(state.read_bytes())
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    state = TrainState(torch.arange(3.0), (torch.ones(3), torch.zeros(3)))
+    folder = f"{tmp_path}/checkpoint/step-00000003"
+    written = dict([write_state(folder, "source-0", SourceState(state, last_seen=2))])
+    checkpoint = Checkpoint(
+        step=3, workers=1, folder="step-00000003", files=written, identity={"training.steps": 8}, initial_model="m"
+    )
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.finish(checkpoint)
+    assert checkpoints.latest() == checkpoint
+    read = read_state(checkpoints.url, checkpoint, "source-0")
+    assert torch.equal(read.state.theta, state.theta) and read.last_seen == 2 and len(read.state.slots) == 2
+    file = tmp_path / "checkpoint" / "step-00000003" / "source-0.safetensors"
+    data = bytearray(file.read_bytes())
     data[-1] ^= 1
-    state.write_bytes(bytes(data))
+    file.write_bytes(bytes(data))
     with pytest.raises(SimulationError, match=r"damaged: .*source-0.safetensors changed"):
-        da.simulate(config)
-    assert state.exists()
-    da.simulate(other, overwrite=True)
-    assert not (tmp_path / "checkpoint").exists()
+        read_state(checkpoints.url, checkpoint, "source-0")
+    file.unlink()
+    with pytest.raises(SimulationError, match=r"lacks .*source-0"):
+        read_state(checkpoints.url, checkpoint, "source-0")
+    (tmp_path / "checkpoint" / "latest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SimulationError, match=r"latest.json cannot be read"):
+        checkpoints.latest()
 
 
 def test_law_5_the_driver_and_everything_else_killed(finished_run: Path, settings: Settings, tmp_path: Path) -> None:
