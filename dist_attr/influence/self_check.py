@@ -48,8 +48,8 @@ def self_check(step: TrainingStep, theta: Tensor, weights: Tensor, batch: Batch,
 
     def error(along: tuple[Tensor, Tensor]) -> float:
         forward: Tensor = jvp(gradient, (theta, weights), along)[1]
-        # Narrow steps drown in rounding, wide ones bend: where that is differs by model, and a wrong derivative is wrong
-        # at every width. Extrapolated from two widths, so that no error of order h² is left.
+        # Narrow steps drown in rounding, wide ones bend; where that is differs by model, and a wrong derivative is
+        # wrong at every width. Extrapolated from two widths, so that no error of order h² is left.
         return min(
             _relative(forward, (4 * difference(along, h / 2) - difference(along, h)) / 3) for h in (0.1, 0.5, 2.5)
         )
