@@ -91,7 +91,11 @@ def test_law_5_a_killed_worker_is_replaced_bit_for_bit(finished_run: Path, setti
     ("training", "simulation"),
     [
         ({"zero_stage": 3}, {"method": "tangent", "horizon": 2, "stride": 2, "curvature_share": 0.5}),
-        ({"zero_stage": 2, "precision": "bf16", "accumulation_steps": 2}, {"window": 4, "central": True}),
+        pytest.param(
+            {"zero_stage": 2, "precision": "bf16", "accumulation_steps": 2},
+            {"window": 4, "central": True},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_laws_3_and_5_with_another_number_of_workers(
