@@ -50,7 +50,7 @@ class Recipe:
     queries_per_source: int = 3
     adapted_layers: int = 8
     rank: int = 4
-    steps: int = 60
+    steps: int = 30
     batch_size: int = 8
     sequence_length: int = 64
     learning_rate: float = 5e-4
