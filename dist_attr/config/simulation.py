@@ -34,6 +34,8 @@ class SimulationConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
+        if self.method == "none":  # so that the run of a simulation also serves to train with other weights
+            return self
         if self.method != "tangent" and (self.horizon is not None or self.stride > 1):
             raise ValueError("horizon and stride belong to method: tangent")
         if self.method != "trajectory" and (self.epsilon != 1.0 or self.central):

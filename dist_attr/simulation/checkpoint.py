@@ -38,27 +38,31 @@ class Checkpoint(Settings):
     initial_model: str = Field(description="fingerprint")
 
 
-def identity(run: RunConfig, corpus: str) -> dict[str, Any]:
-    """What a run computes: every setting that matters, and the fingerprint of its documents."""
+def identity(run: RunConfig, corpus: str, tokenizer: str) -> dict[str, Any]:
+    """What a run computes: every setting that matters, and the fingerprints of its documents and tokenizer."""
     settings = {
         f"{room}.{key}": value
         for room, values in run.model_dump(mode="json").items()
         for key, value in (values if isinstance(values, dict) else {"": values}).items()
     }
     kept = {key.rstrip("."): value for key, value in settings.items() if key.split(".")[0] not in FREE}
-    return {**{key: kept[key] for key in kept if key not in FREE}, "the documents": corpus}
+    return {**{key: kept[key] for key in kept if key not in FREE}, "the documents": corpus, "the tokenizer": tokenizer}
 
 
 class Checkpoints:
-    """The checkpoints in the output folder of a run."""
+    """The checkpoints in the output folder of a run.
 
-    def __init__(self, output: str) -> None:
+    With `discard`, those that are there when it begins do not count, and are removed by `discard_others`.
+    """
+
+    def __init__(self, output: str, *, discard: bool = False) -> None:
         self.url = f"{output}/checkpoint"
+        self._discard = discard
         self._files, self._path = fsspec.core.url_to_fs(self.url)
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint that counts, if there is one. Raises SimulationError when it is damaged."""
-        if not self._files.exists(f"{self._path}/latest.json"):
+        if self._discard or not self._files.exists(f"{self._path}/latest.json"):
             return None
         try:
             return Checkpoint.model_validate_json(self._files.cat_file(f"{self._path}/latest.json"))
@@ -82,6 +86,12 @@ class Checkpoints:
             name = entry.rstrip("/").rpartition("/")[2]
             if name.startswith("step-") and name != checkpoint.folder:
                 self._files.rm(entry, recursive=True)
+
+    def discard_others(self) -> None:
+        """Remove the checkpoints of an earlier run that is to be replaced."""
+        if self._discard:
+            self.remove()
+            self._discard = False
 
     def remove(self) -> None:
         """Delete all of them."""
@@ -111,8 +121,14 @@ def write_state(url: str, name: str, source: SourceState) -> tuple[str, str]:
     data = save({key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()})
     file = f"{name}.safetensors"
     files, path = fsspec.core.url_to_fs(url)
-    files.makedirs(path, exist_ok=True)
-    files.pipe_file(f"{path}/{file}", data)
+    try:
+        files.makedirs(path, exist_ok=True)
+        files.pipe_file(f"{path}/{file}", data)
+    except OSError as error:
+        raise SimulationError(
+            f"cannot write the checkpoint {url}/{file}: {error}. The checkpoint before it still counts: make room or "
+            "mend the access, and start the run again with the same settings"
+        ) from error
     return file, hashlib.sha256(data).hexdigest()
 
 

@@ -9,11 +9,11 @@ from dist_attr.errors import ConfigError
 
 # They change where tensors lie, when they move and what is logged, not what a training step does.
 ALLOWED = {
-    "activation_checkpointing", "aio", "bf16", "comms_logger", "communication_data_type", "csv_monitor", "data_types",
-    "disable_allgather", "dump_state", "flops_profiler", "gradient_accumulation_steps", "gradient_clipping",
-    "gradient_predivide_factor", "memory_breakdown", "prescale_gradients", "steps_per_print", "tensorboard",
-    "train_batch_size", "train_micro_batch_size_per_gpu", "wall_clock_breakdown", "wandb",
-    "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "zero_optimization",
+    "activation_checkpointing", "aio", "bf16", "comms_logger", "csv_monitor", "disable_allgather", "dump_state",
+    "flops_profiler", "gradient_accumulation_steps", "gradient_clipping", "gradient_predivide_factor",
+    "memory_breakdown", "prescale_gradients", "steps_per_print", "tensorboard", "train_batch_size",
+    "train_micro_batch_size_per_gpu", "wall_clock_breakdown", "wandb", "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer", "zero_optimization",
 }  # fmt: skip
 INSTEAD = {
     "optimizer": "set training.optimizer, learning_rate, betas, eps and weight_decay, which the simulation repeats",
@@ -22,12 +22,19 @@ INSTEAD = {
     "amp": "use training.precision: bf16",
     "torch_autocast": "use training.precision: bf16",
 }
-ZERO_REFUSED = {
-    "zero_quantized_weights": "it changes the weights",
-    "zero_quantized_gradients": "it changes the gradients",
-    "zero_quantized_nontrainable_weights": "it changes the frozen weights",
-    "zenflow": "it updates with old gradients",
-    "compute_grad_norm": "clipping needs the norm",
+# Of an allowed section, what would change a training step: the only value accepted, and why.
+REQUIRED: dict[str, dict[str, tuple[Any, str]]] = {
+    "zero_optimization": {
+        "zero_quantized_weights": (False, "it changes the weights"),
+        "zero_quantized_gradients": (False, "it changes the gradients"),
+        "zero_quantized_nontrainable_weights": (False, "it changes the frozen weights"),
+        "zenflow": (None, "it updates with old gradients"),
+        "compute_grad_norm": (True, "clipping needs the norm"),
+    },
+    "bf16": {
+        "bf16_master_weights_and_grads": (False, "the parameters that are compared are the float32 master copy"),
+        "bf16_optimizer_states": (False, "the simulation keeps them in float32"),
+    },
 }
 
 
@@ -56,9 +63,13 @@ def deepspeed_settings(training: TrainingConfig, workers: int) -> dict[str, Any]
         if key not in ALLOWED:
             why = INSTEAD.get(key, "it is not known to leave the training step as the simulation has it; remove it")
             raise ConfigError(f"training.deepspeed: {key} is refused: {why}")
-    for key, why in ZERO_REFUSED.items():
-        if given.get("zero_optimization", {}).get(key, key == "compute_grad_norm") != (key == "compute_grad_norm"):
-            raise ConfigError(f"training.deepspeed: zero_optimization.{key} is refused: {why}")
+    for section, required in REQUIRED.items():
+        values = given.get(section, "auto")
+        if values != "auto" and not isinstance(values, dict):
+            raise ConfigError(f"training.deepspeed: {section} is {values!r}; it has to be a mapping")
+        for key, (accepted, why) in required.items():
+            if values != "auto" and values.get(key, accepted) != accepted:
+                raise ConfigError(f"training.deepspeed: {section}.{key} is refused: {why}")
     return _merged(given, fixed, "")
 
 

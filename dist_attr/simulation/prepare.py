@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,11 @@ from dist_attr.corpus import (
     load_documents,
     load_tokenizer,
     pack,
+    tokenizer_fingerprint,
 )
 from dist_attr.simulation.actor import ModelReport, Task
+from dist_attr.simulation.checkpoint import identity
+from dist_attr.simulation.deepspeed_settings import deepspeed_settings
 from dist_attr.simulation.recipe import source_weights
 from dist_attr.store import Manifest, SourceRecord
 
@@ -34,6 +38,10 @@ class PreparedRun:
     config: RunConfig
     tokenizer: Tokenizer
     task: Task
+
+    def identity(self) -> dict[str, Any]:
+        """What the run computes, for a checkpoint to say which run it belongs to."""
+        return identity(self.config, self.task.corpus.fingerprint, tokenizer_fingerprint(self.tokenizer))
 
     def manifest(self, model: ModelReport) -> Manifest:
         """The manifest of the store, as long as it is not complete."""
@@ -52,6 +60,7 @@ class PreparedRun:
 
 def prepare(config: RunConfig) -> PreparedRun:
     """Read the corpus and lay out every batch. Raises DistAttrError for whatever does not fit."""
+    deepspeed_settings(config.training, config.cluster.workers)  # refuses what it must before anything is read
     documents = load_documents(config.corpus)
     tokenizer = load_tokenizer(config.tokenizer, (document.text for document in documents))
     training = config.training

@@ -47,14 +47,14 @@ def weight_decay(space: ParameterSpace, training: TrainingConfig) -> float | Ten
 
 def training_step(model: nn.Module, training: TrainingConfig) -> TrainingStep:
     """Φ of a model in the space of its trainable parameters."""
-    space = ParameterSpace.of(model)
+    space, decay = ParameterSpace.of(model), weight_decay(ParameterSpace.of(model), training)
     return TrainingStep(
         causal_forward(model),
         space,
         optimizer_rule(training),
         learning_rate(training),
         training.gradient_clipping,
-        weight_decay(space, training),
+        decay if isinstance(decay, float) else decay.to(next(model.parameters()).device),
     )
 
 

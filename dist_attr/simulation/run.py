@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -19,7 +19,7 @@ from dist_attr.corpus import tokenizer_fingerprint
 from dist_attr.errors import ConfigError, DistAttrError, SimulationError, WorkerLostError
 from dist_attr.models import upload_folder
 from dist_attr.simulation.actor import ActorReport, ModelReport, SimulationActor
-from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, check_same_run, identity
+from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, check_same_run
 from dist_attr.simulation.prepare import PreparedRun, prepare
 from dist_attr.store import InfluenceStore, ModelIdentity, StoreWriter, open_store
 
@@ -69,11 +69,9 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
     """
     run = prepare(config)
     output = absolute_url(config.output)
-    checkpoints = Checkpoints(output)
+    checkpoints = Checkpoints(output, discard=overwrite)
     _check_output(output, overwrite)
-    if overwrite:
-        checkpoints.remove()
-    check_same_run(checkpoints.latest(), identity(config, run.task.corpus.fingerprint), output)
+    check_same_run(checkpoints.latest(), run.identity(), output)
     connect()
     for failures in count():
         try:
@@ -103,6 +101,8 @@ def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: 
     """Go through the run with one set of actors, from the last checkpoint on if there is one."""
     with _actors(run) as actors:
         model = _build(actors)
+        # Only now, when the model is known to be one that can be trained, is anything of an earlier run thrown away.
+        checkpoints.discard_others()
         checkpoint = checkpoints.latest()
         if checkpoint is not None and checkpoint.initial_model != model.fingerprint:
             raise SimulationError(
@@ -123,7 +123,7 @@ def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: 
                     workers=len(actors),
                     folder=folder,
                     files=files,
-                    identity=identity(run.config, run.task.corpus.fingerprint),
+                    identity=run.identity(),
                     initial_model=model.fingerprint,
                 )
             )
@@ -183,10 +183,12 @@ def _train(
             loss = sum(report.loss for report in reports)
             progress(StrideReport(done, steps, loss, drift, simulated * stride / seconds))
         except KeyboardInterrupt:
-            # The actors finish their stride and save it; a second Ctrl-C does not wait for that.
+            # The actors finish their stride and save it; a second Ctrl-C does not wait for that. If they cannot, the
+            # run stops all the same, with the checkpoint before.
             if seconds_between and done > saved:
-                _all(calls)
-                save(done)
+                with suppress(DistAttrError):
+                    _all(calls)
+                    save(done)
             raise
         if seconds_between and time.monotonic() - saved_at >= seconds_between and done < steps:
             save(done)

@@ -148,6 +148,10 @@ def test_law_5_restored_from_its_state_it_goes_on_bit_for_bit(case: str, seen: d
         ({"gradient_clipping": 3.0}, r"gradient_clipping is 3.0, but the run's own settings make it 0.5"),
         ({"zero_optimization": {"stage": 2}}, "zero_optimization.stage is 2, but"),
         ({"zero_optimization": {"zero_quantized_gradients": True}}, "zero_quantized_gradients is refused"),
+        ({"zero_optimization": {"compute_grad_norm": False}}, "compute_grad_norm is refused: clipping"),
+        ({"zero_optimization": 2}, "zero_optimization is 2; it has to be a mapping"),
+        ({"bf16": {"bf16_master_weights_and_grads": True}}, "bf16_master_weights_and_grads is refused"),
+        ({"communication_data_type": "fp16"}, "communication_data_type is refused"),
     ],
 )
 def test_what_would_make_the_simulation_wrong_is_refused_by_name(settings: dict[str, Any], message: str) -> None:

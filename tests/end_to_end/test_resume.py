@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import dist_attr as da
-from dist_attr.errors import ConfigError, SimulationError
+from dist_attr.errors import ConfigError, ModelError, SimulationError
 from dist_attr.influence import SourceState, TrainState
 from dist_attr.models import load_model, model_fingerprint
 from dist_attr.simulation import StrideReport
@@ -107,7 +107,26 @@ def test_laws_3_and_5_with_another_number_of_workers(
     interrupted(settings(broken, **rooms), step=6)
     continued(settings(broken, **rooms, cluster={"workers": 1}))
     stores = [da.open_store(str(output / "influence.zarr")).tangents() for output in (whole, broken)]
-    close(stores[1], stores[0], 0.1 if "precision" in training else 1e-3)
+    close(stores[1], stores[0])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_interrupted_run_is_replaced_only_by_one_that_can_be_trained(settings: Settings, tmp_path: Path) -> None:
+    interrupted(settings(tmp_path))
+    with pytest.raises(ModelError, match="gpt2 has no n_layers"):
+        da.simulate(settings(tmp_path, model={"config": {"model_type": "gpt2", "n_layers": 2}}), overwrite=True)
+    assert (tmp_path / "checkpoint" / "latest.json").exists()
+    steps: list[int] = []
+    da.simulate(settings(tmp_path, training={"steps": 4}), overwrite=True, progress=lambda r: steps.append(r.step))
+    assert steps[0] == 1
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").write_text("a file where the folder should be", encoding="utf-8")
+    state = SourceState(TrainState(torch.arange(3.0), ()))
+    with pytest.raises(SimulationError, match=r"cannot write the checkpoint .*make room or mend the access"):
+        write_state(f"{tmp_path}/checkpoint/step-00000003", "source-0", state)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
