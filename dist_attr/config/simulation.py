@@ -23,7 +23,15 @@ class SimulationConfig(Settings):
     stride: int = Field(1, ge=1, description="tangent: the curvature of so many steps is applied once in so many")
     curvature_share: float = Field(1.0, gt=0, le=1, description="part of each batch that curvature is taken from")
     window: int | None = Field(None, ge=1, description="simulate only the last so many steps; by default all")
-    sources_per_pass: int = Field(8, ge=1, description="sources an actor computes together; more needs more memory")
+    sources_per_pass: int | None = Field(
+        None, ge=1, description="sources an actor computes together; by default measured before the first step"
+    )
+    memory_gib: float | None = Field(
+        None, gt=0, description="what the simulation of one actor may take; by default what its device has free"
+    )
+    parking: str | None = Field(
+        None, description="folder, on each machine, for states that do not fit; by default the system's temporary one"
+    )
     drift_tolerance: float | None = Field(
         None,
         gt=0,

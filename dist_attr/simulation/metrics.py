@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from ray.util.metrics import Counter, Gauge
 
-if TYPE_CHECKING:
-    from dist_attr.simulation.run import StrideReport
+from dist_attr.simulation.reports import StrideReport
 
 GAUGES = {
     "step": "steps done",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -43,6 +43,11 @@ class PreparedRun:
     def identity(self) -> dict[str, Any]:
         """What the run computes, for a checkpoint to say which run it belongs to."""
         return identity(self.config, self.task.corpus.fingerprint, tokenizer_fingerprint(self.tokenizer))
+
+    def with_sources_per_pass(self, number: int) -> PreparedRun:
+        """The same run with this setting resolved, so that it can be repeated bit for bit."""
+        simulation = self.config.simulation.model_copy(update={"sources_per_pass": number})
+        return replace(self, config=self.config.model_copy(update={"simulation": simulation}))
 
     def manifest(self, model: ModelReport) -> Manifest:
         """The manifest of the store, as long as it is not complete."""
