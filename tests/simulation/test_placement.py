@@ -101,6 +101,13 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         place(SimulationConfig(parking=str(folder)), CPU, Budget(100, 100, 1), PassCost(1, 1.0, 10), 10, 20)
 
 
+@pytest.mark.skipif(not Path("/dev/shm").exists(), reason="a folder of Linux that is held in memory")
+def test_a_folder_that_is_held_in_memory_is_refused() -> None:
+    settings = SimulationConfig(parking="/dev/shm")
+    with pytest.raises(SimulationError, match=r"folder /dev/shm is itself held in memory; set simulation.parking"):
+        place(settings, CPU, Budget(100, 100, 1), PassCost(1, 1.0, 10), 10, 20)
+
+
 def test_states_stay_beside_the_run_as_long_as_they_fit(tmp_path: Path) -> None:
     settings, cost, folder = SimulationConfig(parking=str(tmp_path)), PassCost(2, 1.0, 10), str(tmp_path)
     assert place(settings, CPU, Budget(210, 0, 1), cost, 10, 20) == Placement(200, 10)
