@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dist_attr.config.base import Settings
+from dist_attr.config.base import Settings, absolute_url
 
 MethodName = Literal["trajectory", "tangent", "none"]
 
@@ -39,6 +40,14 @@ class SimulationConfig(Settings):
         "way trained so far; by default 0.001, and 0.05 where DeepSpeed computes in bf16 and the simulation in float32",
     )
     check_every: int = Field(10, ge=1, description="steps between drift checks; the last step is always checked")
+
+    @field_validator("parking")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        path = None if value is None else absolute_url(value)  # actors may run in another directory
+        if path is not None and not Path(path).is_absolute():
+            raise ValueError(f"{value} is no path; states are parked in a folder of each machine")
+        return path
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:

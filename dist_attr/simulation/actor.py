@@ -155,7 +155,7 @@ class SimulationActor:
         """Measure passes of this size, or of growing sizes, on this actor. Nothing is simulated yet."""
         settings, step = self._task.run.simulation, self._own_step()
         rows = rows_per_actor(settings, len(self._task.corpus.sources), self._workers)
-        sizes = pass_sizes(rows) if sources_per_pass is None else [sources_per_pass]
+        sizes = pass_sizes(rows) if sources_per_pass is None else [min(sources_per_pass, max(1, rows))]
         limit = self._budget.device
         measured = probe(step, step.initial(self._start), self._weights, self._batch(0), settings, sizes, limit)
         if not measured.passes:

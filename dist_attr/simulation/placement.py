@@ -114,6 +114,11 @@ def place(
         free = shutil.disk_usage(folder).free // budget.actors
     except OSError as error:
         raise SimulationError(f"simulation.parking: the folder {folder} cannot be used: {error}") from error
+    if _held_in_memory(folder):
+        raise SimulationError(
+            f"the states of the sources of one actor take {state / GIB:.3g} GiB, more than fits into memory, and the "
+            f"folder {folder} is itself held in memory; set simulation.parking to a folder on a disk"
+        )
     if state > free:
         raise SimulationError(
             f"the states of the sources of one actor take {state / GIB:.3g} GiB; its share of the memory is "
@@ -121,6 +126,13 @@ def place(
             "to a folder with more room, spread the run over more nodes, or train fewer parameters (model.lora)"
         )
     return Placement(state, passed, folder)
+
+
+def _held_in_memory(folder: str) -> bool:
+    mounts = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
+    path = Path(folder).resolve()
+    mount = next((str(place) for place in (path, *path.parents) if str(place) in mounts), "")
+    return mounts.get(mount) in ("tmpfs", "ramfs")
 
 
 def too_little_memory(needed: float, budget: Budget, sources: int) -> SimulationError:

@@ -108,7 +108,7 @@ def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints,
         (address,) = _all([actors[0].address.remote()])
         _all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors])
         simulation = _settle(run, actors, checkpoints.url, checkpoint)
-        if simulation is not None:
+        if simulation is not None and run.config.simulation.sources_per_pass is None:
             run = run.with_sources_per_pass(simulation.sources_per_pass)
 
         def save(step: int) -> None:
