@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import ray
@@ -61,10 +61,17 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class ActorReport:
-    """What an actor says after a stride: its part of the last step's loss, and the drift of its simulation."""
+    """What an actor says after a stride.
 
-    loss: float
-    drift: float
+    Attributes:
+        loss: its part of the last step's loss, none where nothing is trained.
+        drift: of its simulation from the training run.
+        failed: its sources whose simulation is known to have failed, and why.
+    """
+
+    loss: float | None = None
+    drift: float = 0.0
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 class SimulationActor:
@@ -184,7 +191,7 @@ class SimulationActor:
 
     def _new_simulator(self, start: TrainState) -> Simulator:
         settings = self._task.run.simulation
-        assert settings.method != "none"
+        assert settings.method == "trajectory" or settings.method == "tangent"
         return make_simulator(
             settings.method,
             training_step(self._trainer.whole, self._training),

@@ -20,8 +20,9 @@ from dist_attr.errors import ConfigError, DistAttrError, SimulationError, Worker
 from dist_attr.models import upload_folder
 from dist_attr.simulation.actor import ActorReport, ModelReport, SimulationActor
 from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, check_same_run
+from dist_attr.simulation.descent import DescentActor, agree
 from dist_attr.simulation.prepare import PreparedRun, prepare
-from dist_attr.store import InfluenceStore, ModelIdentity, StoreWriter, open_store
+from dist_attr.store import Descent, InfluenceStore, ModelIdentity, StoreWriter, open_store
 
 STRIDE_SECONDS = 1.0
 LOSS_SECONDS = 20.0  # in which Ray notices that a process is gone
@@ -33,16 +34,18 @@ class StrideReport:
 
     Attributes:
         step: steps done, of `steps`.
-        loss: of the last step over the global batch, nats per token.
+        loss: of the last step over the global batch, nats per token; none where nothing is trained.
         drift: of the simulation from DeepSpeed's parameters at the last check, 0 before the first.
         replica_steps_per_second: sources simulated times steps, in the last stride.
+        failed: sources whose simulation is known to have failed.
     """
 
     step: int
     steps: int
-    loss: float
+    loss: float | None
     drift: float
     replica_steps_per_second: float
+    failed: int = 0
 
 
 Progress = Callable[[StrideReport], None]
@@ -51,7 +54,7 @@ Actor = Any
 
 
 def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress | None = None) -> InfluenceStore | None:
-    """Train a model under DeepSpeed and simulate the influence of every source beside it.
+    """Train a model under DeepSpeed and simulate the influence of every source beside it, or from a finished model.
 
     A run that was interrupted continues from its last checkpoint when it is started again with the same settings. One
     that loses a worker does so by itself.
@@ -112,6 +115,7 @@ def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: 
         _clear_result(output)
         (address,) = _all([actors[0].address.remote()])
         _all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors])
+        descent = _agree_on_descent(run, actors, checkpoint)
 
         def save(step: int) -> None:
             folder = checkpoints.folder(step)
@@ -125,11 +129,26 @@ def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: 
                     files=files,
                     identity=run.identity(),
                     initial_model=model.fingerprint,
+                    descent=descent,
                 )
             )
 
         _train(run, actors, 0 if checkpoint is None else checkpoint.step, progress, save)
-        _write_result(run, output, actors, model)
+        _write_result(run, output, actors, model, descent)
+
+
+def _agree_on_descent(run: PreparedRun, actors: Sequence[Actor], checkpoint: Checkpoint | None) -> Descent | None:
+    """Let all actors of a run without training descend alike: as the checkpoint says, as set, or as measured now."""
+    settings = run.config.simulation.descent
+    if settings is None:
+        return None
+    descent = None if checkpoint is None else checkpoint.descent
+    if descent is None:
+        given = settings.rate is not None and settings.damping is not None
+        measured = [] if given else _all([actor.measure.remote() for actor in actors])
+        descent = agree(settings, [curvature for part in measured for curvature in part])
+    _all([actor.descend.remote(descent) for actor in actors])
+    return descent
 
 
 def _clear_result(output: str) -> None:
@@ -144,7 +163,8 @@ def _clear_result(output: str) -> None:
 def _actors(run: PreparedRun) -> Iterator[list[Actor]]:
     """The actors of a run; however it ends, they are gone afterwards."""
     workers = run.config.cluster.workers
-    remote: Actor = ray.remote(SimulationActor).options(
+    kind = SimulationActor if run.config.simulation.descent is None else DescentActor
+    remote: Actor = ray.remote(kind).options(
         num_cpus=1, num_gpus=gpus_per_actor(workers), runtime_env={"env_vars": ENVIRONMENT}
     )
     task = ray.put(run.task)
@@ -169,7 +189,7 @@ def _build(actors: Sequence[Actor]) -> ModelReport:
 def _train(
     run: PreparedRun, actors: Sequence[Actor], done: int, progress: Progress, save: Callable[[int], None]
 ) -> None:
-    steps, stride, drift = run.config.training.steps, 1, 0.0
+    steps, stride, drift = run.config.steps, 1, 0.0
     seconds_between = 60 * run.config.cluster.checkpoint_minutes
     simulated = len(run.task.corpus.sources) if run.config.simulation.method != "none" else 0
     saved, saved_at = done, time.monotonic()
@@ -180,8 +200,15 @@ def _train(
             reports: list[ActorReport] = _all(calls)
             seconds = time.monotonic() - started
             drift = max(report.drift for report in reports) or drift
-            loss = sum(report.loss for report in reports)
-            progress(StrideReport(done, steps, loss, drift, simulated * stride / seconds))
+            losses = [report.loss for report in reports if report.loss is not None]
+            failed = {source: why for report in reports for source, why in report.failed.items()}
+            progress(
+                StrideReport(
+                    done, steps, sum(losses) if losses else None, drift, simulated * stride / seconds, len(failed)
+                )
+            )
+            if simulated and len(failed) == simulated:
+                raise SimulationError(f"the simulation of every source failed; of the first: {failed[0]}")
         except KeyboardInterrupt:
             # The actors finish their stride and save it; a second Ctrl-C does not wait for that. If they cannot, the
             # run stops all the same, with the checkpoint before.
@@ -196,11 +223,13 @@ def _train(
         stride = max(1, min(steps - done, 2 * stride, round(stride * STRIDE_SECONDS / seconds)))
 
 
-def _write_result(run: PreparedRun, output: str, actors: Sequence[Actor], model: ModelReport) -> None:
+def _write_result(
+    run: PreparedRun, output: str, actors: Sequence[Actor], model: ModelReport, descent: Descent | None
+) -> None:
     store: StoreWriter | None = None
     failed: dict[int, str] = {}
     if run.config.simulation.method != "none":
-        store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model))
+        store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model, descent))
         for part in _all([actor.write.remote(store.url) for actor in actors]):
             failed |= part
     weights, *_ = _all([actor.save.remote(f"{output}/model") for actor in actors])
