@@ -1,4 +1,4 @@
-"""`dist-attr simulate`: train a model and simulate the influence of every source."""
+"""`dist-attr simulate`: train a model, or take a finished one, and simulate the influence of every source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def simulate(
         bool, typer.Option("--json", help="progress as JSON lines on standard output, instead of a bar")
     ] = False,
 ) -> None:
-    """Train a model under DeepSpeed and simulate the influence of every source beside it.
+    """Train a model under DeepSpeed and simulate the influence of every source beside it, or from a finished model.
 
     Interrupted, it continues from its last checkpoint when it is started again with the same settings.
 

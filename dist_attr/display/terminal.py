@@ -68,7 +68,8 @@ def show_store(store: InfluenceStore) -> None:
     }.items():
         facts.add_row(f"[bold]{name}[/]", Text(value))
     console.print(facts)
-    table = Table("source", "documents", "tokens", "trained tokens", "first step", "last step")
+    in_steps = "trained tokens" if manifest.descent is None else "tokens in steps"
+    table = Table("source", "documents", "tokens", in_steps, "first step", "last step")
     for column in table.columns[1:]:
         column.justify = "right"
     for record in manifest.sources:

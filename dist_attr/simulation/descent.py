@@ -42,15 +42,15 @@ def agree(settings: DescentConfig, measured: Sequence[Curvature]) -> Descent:
     """Rate and damping as they are set, else from the widest of the curvatures that the actors measured.
 
     Raises:
-        SimulationError: there is no curvature, and so nothing that the documents say about the parameters.
+        SimulationError: the curvature is needed and there is none.
     """
     if settings.rate is not None and settings.damping is not None:
         return Descent(steps=settings.steps, rate=settings.rate, damping=settings.damping)
     widest = Curvature(max(c.largest for c in measured), min(c.smallest for c in measured))
     if widest.largest <= 0 and widest.smallest >= 0:
         raise SimulationError(
-            "the loss on these documents does not depend on the parameters that carry tangents; "
-            "choose others with model.include or model.exclude"
+            "the loss on these documents has no curvature along the parameters that carry tangents; "
+            "choose others with model.include, and see that training.source_weights are not all 0"
         )
     damping = settings.damping
     if damping is None:
