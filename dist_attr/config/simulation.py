@@ -80,3 +80,6 @@ class ClusterConfig(Settings):
     workers: int = Field(2, ge=1, description="actors; one GPU each when the cluster has that many")
     checkpoint_minutes: float = Field(5.0, ge=0, description="between checkpoints to continue from; 0 for none")
     max_failures: int = Field(3, ge=0, description="how often a run goes on from its checkpoint after losing a worker")
+    wait_minutes: float = Field(
+        10.0, gt=0, description="how long actors wait for free CPUs or GPUs, also for a node that replaces a lost one"
+    )

@@ -27,6 +27,7 @@ from dist_attr.simulation.checkpoint import identity
 from dist_attr.simulation.deepspeed_settings import deepspeed_settings
 from dist_attr.simulation.descent import descent_schedule
 from dist_attr.simulation.recipe import source_weights
+from dist_attr.simulation.workload import trained_tokens
 from dist_attr.store import Descent, Manifest, SourceRecord
 
 SOFTWARE = ("dist_attr", "torch", "deepspeed", "ray", "transformers", "zarr", "numpy")
@@ -82,10 +83,7 @@ def prepare(config: RunConfig) -> PreparedRun:
 
 def source_records(corpus: PackedCorpus, schedule: NDArray[np.int64]) -> tuple[SourceRecord, ...]:
     """The sources table: what the corpus holds of each source, and what the run saw of it."""
-    seen = np.zeros((len(schedule), len(corpus.sources)), np.int64)
-    for step, rows in enumerate(schedule):
-        sources = corpus.token_sources[rows, 1:]
-        seen[step] = np.bincount(sources[sources >= 0], minlength=len(corpus.sources))
+    seen = trained_tokens(corpus, schedule)
     records = []
     for index, source in enumerate(corpus.sources):
         steps = np.flatnonzero(seen[:, index])

@@ -21,6 +21,7 @@ from dist_attr.models import upload_folder
 from dist_attr.simulation.actor import ActorReport, ModelReport, SimulationActor
 from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, check_same_run
 from dist_attr.simulation.descent import DescentActor, agree
+from dist_attr.simulation.metrics import RunMetrics
 from dist_attr.simulation.prepare import PreparedRun, prepare
 from dist_attr.store import Descent, InfluenceStore, ModelIdentity, StoreWriter, open_store
 
@@ -76,11 +77,20 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
     _check_output(output, overwrite)
     check_same_run(checkpoints.latest(), run.identity(), output)
     connect()
+    gpus = gpus_per_actor(config.cluster.workers)
+    metrics = RunMetrics(output)
+
+    def report(stride: StrideReport) -> None:
+        metrics.report(stride)
+        if progress is not None:
+            progress(stride)
+
     for failures in count():
         try:
-            _attempt(run, output, checkpoints, progress or (lambda _: None))
+            _attempt(run, gpus, output, checkpoints, report)
             break
         except WorkerLostError as error:
+            metrics.worker_lost()
             if failures >= config.cluster.max_failures:
                 raise SimulationError(
                     f"{error}; after {failures} further attempts (cluster.max_failures) the run was stopped. "
@@ -100,9 +110,10 @@ def _check_output(output: str, overwrite: bool) -> None:
         raise ConfigError(f"output {output} holds a finished run; choose another place, or say --overwrite")
 
 
-def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: Progress) -> None:
+def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints, progress: Progress) -> None:
     """Go through the run with one set of actors, from the last checkpoint on if there is one."""
-    with _actors(run) as actors:
+    with _actors(run, gpus) as actors:
+        _wait_for_nodes(actors, run.config.cluster.wait_minutes)
         model = _build(actors)
         # Only now, when the model is known to be one that can be trained, is anything of an earlier run thrown away.
         checkpoints.discard_others()
@@ -160,13 +171,11 @@ def _clear_result(output: str) -> None:
 
 
 @contextmanager
-def _actors(run: PreparedRun) -> Iterator[list[Actor]]:
+def _actors(run: PreparedRun, gpus: int) -> Iterator[list[Actor]]:
     """The actors of a run; however it ends, they are gone afterwards."""
     workers = run.config.cluster.workers
     kind = SimulationActor if run.config.simulation.descent is None else DescentActor
-    remote: Actor = ray.remote(kind).options(
-        num_cpus=1, num_gpus=gpus_per_actor(workers), runtime_env={"env_vars": ENVIRONMENT}
-    )
+    remote: Actor = ray.remote(kind).options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": ENVIRONMENT})
     task = ray.put(run.task)
     actors = [remote.remote(rank, task) for rank in range(workers)]
     try:
@@ -174,6 +183,19 @@ def _actors(run: PreparedRun) -> Iterator[list[Actor]]:
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _wait_for_nodes(actors: Sequence[Actor], minutes: float) -> None:
+    """Until every actor has found a place: a cluster may be busy, or still replacing a node that died."""
+    calls = [actor.__ray_ready__.remote() for actor in actors]
+    ready, waiting = ray.wait(calls, num_returns=len(calls), timeout=60 * minutes)
+    if waiting:
+        raise SimulationError(
+            f"{len(waiting)} of {len(calls)} actors found no free CPU or GPU on the cluster within {minutes:g} minutes "
+            "(cluster.wait_minutes). Add nodes, or ask for fewer (cluster.workers); a run that had begun continues "
+            "from its last checkpoint when it is started again"
+        )
+    _all(ready)
 
 
 def _build(actors: Sequence[Actor]) -> ModelReport:
