@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import ray
@@ -67,14 +67,16 @@ class ActorReport:
     """What an actor says after a stride.
 
     Attributes:
-        loss: its part of the last step's loss.
-        drift: of its simulation.
+        loss: its part of the last step's loss, none where nothing is trained.
+        drift: of its simulation from the training run.
         source_steps: its active sources in each step, summed over the stride.
+        failed: its sources whose simulation is known to have failed, and why.
     """
 
-    loss: float
-    drift: float
-    source_steps: int
+    loss: float | None = None
+    drift: float = 0.0
+    source_steps: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 class SimulationActor:
@@ -222,7 +224,7 @@ class SimulationActor:
 
     def _new_simulator(self, start: TrainState) -> Simulator:
         settings = self._task.run.simulation
-        assert settings.method != "none"
+        assert settings.method == "trajectory" or settings.method == "tangent"
         return make_simulator(
             settings.method,
             self._own_step(),

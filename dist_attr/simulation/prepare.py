@@ -25,9 +25,10 @@ from dist_attr.corpus import (
 from dist_attr.simulation.actor import ModelReport, Task
 from dist_attr.simulation.checkpoint import identity
 from dist_attr.simulation.deepspeed_settings import deepspeed_settings
+from dist_attr.simulation.descent import descent_schedule
 from dist_attr.simulation.recipe import source_weights
 from dist_attr.simulation.workload import trained_tokens
-from dist_attr.store import Manifest, SourceRecord
+from dist_attr.store import Descent, Manifest, SourceRecord
 
 SOFTWARE = ("dist_attr", "torch", "deepspeed", "ray", "transformers", "zarr", "numpy")
 
@@ -49,7 +50,7 @@ class PreparedRun:
         simulation = self.config.simulation.model_copy(update={"sources_per_pass": number})
         return replace(self, config=self.config.model_copy(update={"simulation": simulation}))
 
-    def manifest(self, model: ModelReport) -> Manifest:
+    def manifest(self, model: ModelReport, descent: Descent | None) -> Manifest:
         """The manifest of the store, as long as it is not complete."""
         return Manifest(
             identity=str(uuid.uuid4()),
@@ -60,6 +61,7 @@ class PreparedRun:
             sources=source_records(self.task.corpus, self.task.schedule),
             corpus=self.task.corpus.fingerprint,
             run=self.config,
+            descent=descent,
             versions={name: version(name) for name in SOFTWARE},
         )
 
@@ -72,7 +74,10 @@ def prepare(config: RunConfig) -> PreparedRun:
     training = config.training
     corpus = pack(documents, tokenizer, training.sequence_length)
     source_weights([source.name for source in corpus.sources], training.source_weights)
-    schedule = batch_schedule(len(corpus.tokens), training.batch_size, training.steps, training.seed)
+    if config.simulation.descent is not None:
+        schedule = descent_schedule(len(corpus.tokens), config.simulation.descent, training.seed)
+    else:
+        schedule = batch_schedule(len(corpus.tokens), training.batch_size, training.steps, training.seed)
     if config.model.path is not None:
         model = config.model.model_copy(update={"path": absolute_url(config.model.path)})
         run = config.model_copy(update={"model": model})

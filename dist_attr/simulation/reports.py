@@ -33,17 +33,19 @@ class StrideReport:
 
     Attributes:
         step: steps done, of `steps`.
-        loss: of the last step over the global batch, nats per token.
+        loss: of the last step over the global batch, nats per token; none where nothing is trained.
         drift: of the simulation from DeepSpeed's parameters at the last check, 0 before the first.
         replica_steps_per_second: active sources times steps, of all actors in the last stride.
-        simulation: what it takes; none with `simulation.method: none`.
+        failed: sources whose simulation is known to have failed.
+        simulation: what it takes; none with `simulation.method` none or checkpoint.
     """
 
     step: int
     steps: int
-    loss: float
+    loss: float | None
     drift: float
     replica_steps_per_second: float
+    failed: int = 0
     simulation: SimulationReport | None = None
 
 
