@@ -45,7 +45,7 @@ def test_a_checkpoint_run_writes_only_what_it_uses_and_reads_back_unchanged(tmp_
     assert da.RunConfig.load(tmp_path / "run.yaml") == config
     values = yaml.safe_load(config.to_yaml())
     assert set(values["training"]) == {"sequence_length", "seed", "source_weights"}
-    assert set(values["simulation"]) == {"method", "descent", "sources_per_pass"}
+    assert set(values["simulation"]) == {"method", "descent"}
     assert config.steps == 40 and da.RunConfig().steps == da.RunConfig().training.steps
     assert da.RunConfig().simulation.descent is None
 
@@ -85,7 +85,7 @@ def test_settings_are_frozen() -> None:
         ({"simulation": {"method": "checkpoint"}}, r"name its folder as model\.path"),
         (
             {**FINISHED, "simulation": {"method": "checkpoint", "epsilon": 0.5, "window": 3}},
-            r"epsilon, window: method: checkpoint follows no training run and has only .*descent \(steps, rate,",
+            r"epsilon, window: method: checkpoint follows no training run, and has only .*descent \(steps, rate,",
         ),
         ({**FINISHED, "training": {"steps": 9, "zero_stage": 2}}, r"leave out training\.steps, zero_stage \("),
         (

@@ -29,6 +29,7 @@ from dist_attr.store import Descent
 FREE = {
     "output",
     "simulation.sources_per_pass",
+    "simulation.descent.replicas_per_pass",
     "simulation.descent.sequences_per_pass",
     "simulation.drift_tolerance",
     "simulation.check_every",

@@ -116,7 +116,7 @@ class DescentActor(SimulationActor):
             rate=descent.rate,
             damping=descent.damping,
             epsilon=self._settings.epsilon,
-            sources_per_pass=self._task.run.simulation.sources_per_pass,
+            replicas_per_pass=self._settings.replicas_per_pass,
             sequences_per_pass=self._settings.sequences_per_pass,
         )
         if (checkpoint := self._checkpoint) is not None:
