@@ -85,7 +85,7 @@ def test_settings_are_frozen() -> None:
         ({"simulation": {"method": "checkpoint"}}, r"name its folder as model\.path"),
         (
             {**FINISHED, "simulation": {"method": "checkpoint", "epsilon": 0.5, "window": 3}},
-            r"epsilon, window: method: checkpoint follows no training run and has only .*descent \(steps, rate,",
+            r"epsilon, window: method: checkpoint follows no training run, and has only .*descent \(steps, rate,",
         ),
         ({**FINISHED, "training": {"steps": 9, "zero_stage": 2}}, r"leave out training\.steps, zero_stage \("),
         (

@@ -21,7 +21,7 @@ WITHOUT_TRAINING = {"sequence_length", "source_weights", "seed"}
 
 
 class RunConfig(Settings):
-    """One training run with its simulation. See docs/guide.md for a commented example."""
+    """One training run with its simulation, or one from a finished model. See docs/guide.md for commented examples."""
 
     corpus: CorpusConfig = Field(default_factory=lambda: CorpusConfig.model_validate({}))
     tokenizer: str | TokenizerConfig = Field("bytes", description="bytes, a path, or {train: {vocabulary: 2048}}")

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from dist_attr.config.base import Settings, absolute_url
 
 MethodName = Literal["trajectory", "tangent", "checkpoint", "none"]
-FOR_CHECKPOINT = {"method", "descent", "sources_per_pass"}
+FOR_CHECKPOINT = {"method", "descent"}
 
 
 class DescentConfig(Settings):
@@ -23,7 +23,8 @@ class DescentConfig(Settings):
     )
     epsilon: float = Field(0.01, gt=0, description="how much more and less of a source's weight its replicas have")
     batch_size: int | None = Field(None, ge=1, description="sequences in a step's batch; by default all, every step")
-    sequences_per_pass: int = Field(32, ge=1, description="sequences computed together; more needs more memory")
+    replicas_per_pass: int = Field(8, ge=1, description="replicas, two per source, that an actor computes together")
+    sequences_per_pass: int = Field(32, ge=1, description="sequences it computes them on together; both need memory")
 
 
 class SimulationConfig(Settings):
@@ -76,8 +77,8 @@ class SimulationConfig(Settings):
         if self.method == "checkpoint":
             if others := self.changed(but=FOR_CHECKPOINT):
                 raise ValueError(
-                    f"{', '.join(others)}: method: checkpoint follows no training run and has only the settings "
-                    f"under descent ({', '.join(DescentConfig.model_fields)}) and sources_per_pass"
+                    f"{', '.join(others)}: method: checkpoint follows no training run, and has only the settings "
+                    f"under descent ({', '.join(DescentConfig.model_fields)})"
                 )
             return self
         if self.descent is not None:

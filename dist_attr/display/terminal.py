@@ -53,15 +53,17 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
 
 def simulation_line(report: SimulationReport) -> str:
     """What a simulation takes, in words."""
-    sizes = [report.source_bytes, report.memory_bytes, report.parked_bytes]
-    source, memory, parked = (
-        f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB" for size in sizes
-    )
+    source, memory, parked = map(size_in_words, (report.source_bytes, report.memory_bytes, report.parked_bytes))
     line = (
         f"{report.sources_per_pass} sources a pass · {1e3 * report.source_step_seconds:.3g} ms a source and step · "
         f"{source} a source · {memory} an actor"
     )
     return line if report.parked is None else f"{line}, and {parked} in {report.parked}"
+
+
+def size_in_words(size: int) -> str:
+    """Bytes as GiB or MiB."""
+    return f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB"
 
 
 def show_store(store: InfluenceStore) -> None:

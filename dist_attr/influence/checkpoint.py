@@ -81,7 +81,7 @@ class CheckpointSimulator:
         rate: float,
         damping: float,
         epsilon: float = 0.01,
-        sources_per_pass: int = 8,
+        replicas_per_pass: int = 8,
         sequences_per_pass: int = 32,
     ) -> None:
         """Replicas that have not moved yet.
@@ -94,7 +94,7 @@ class CheckpointSimulator:
             rate: η; `Curvature.rate` gives one that is stable.
             damping: λ.
             epsilon: by how much a replica's weight of its source differs.
-            sources_per_pass: replicas computed together; changes memory and speed, not the result.
+            replicas_per_pass: replicas, two per source, computed together; changes memory and speed, not the result.
             sequences_per_pass: sequences computed together; changes memory and speed, not the result.
         """
         self._step, self._theta, self._weights, self._sources = training_step, theta, weights, list(sources)
@@ -105,7 +105,9 @@ class CheckpointSimulator:
         for number, source in enumerate(self._sources):
             self._replica_weights[2 * number, source] -= epsilon
             self._replica_weights[2 * number + 1, source] += epsilon
-        self._passes = [slice(first, min(first + sources_per_pass, rows)) for first in range(0, rows, sources_per_pass)]
+        self._passes = [
+            slice(first, min(first + replicas_per_pass, rows)) for first in range(0, rows, replicas_per_pass)
+        ]
         # Displacements, not parameters: the small steps do not drown in the rounding of θ0.
         self._moved = theta.new_zeros(rows, len(theta))
         self._reach = theta.new_zeros(len(self._sources))

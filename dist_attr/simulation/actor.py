@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dist_attr.config import RunConfig
+from dist_attr.config import RunConfig, SimulationConfig
 from dist_attr.corpus import PackedCorpus
 from dist_attr.errors import DivergenceError, SimulationError
 from dist_attr.influence import (
@@ -153,9 +153,9 @@ class SimulationActor:
         actors = Counter(nodes)[nodes[self._rank]]
         self._budget = Budget.of(self._trainer.device, self._task.run.simulation, actors, training)
 
-    def probe(self, sources_per_pass: int | None) -> Probe:
+    def probe(self, settings: SimulationConfig, sources_per_pass: int | None) -> Probe:
         """Measure passes of this size, or of growing sizes, on this actor. Nothing is simulated yet."""
-        settings, step = self._task.run.simulation, self._own_step()
+        step = self._own_step()
         rows = rows_per_actor(settings, len(self._task.corpus.sources), self._workers)
         sizes = pass_sizes(rows) if sources_per_pass is None else [min(sources_per_pass, max(1, rows))]
         limit = self._budget.device
@@ -166,14 +166,16 @@ class SimulationActor:
 
     def settle(self, cost: PassCost, source_bytes: int, checkpoints: str, checkpoint: Checkpoint | None) -> Placement:
         """Find room for the simulation in passes of this cost; take it from where a checkpoint at a URL has it."""
-        settings = self._task.run.simulation
-        rows = rows_per_actor(settings, len(self._sources), 1)
-        row_bytes = source_bytes // (2 if settings.central else 1)
         self._per_pass = cost.sources
-        self._placement = place(settings, self._trainer.device, self._budget, cost, rows, row_bytes)
+        self._placement = self._find_room(self._task.run.simulation, cost, source_bytes)
         if checkpoint is not None and checkpoint.step > (self._task.first_simulated or 0):
             self._continue(checkpoints, checkpoint)
         return self._placement
+
+    def _find_room(self, settings: SimulationConfig, cost: PassCost, source_bytes: int) -> Placement:
+        rows = rows_per_actor(settings, len(self._sources), 1)
+        row_bytes = source_bytes // (2 if settings.central else 1)
+        return place(settings, self._trainer.device, self._budget, cost, rows, row_bytes)
 
     def _own_step(self) -> TrainingStep:
         return training_step(self._trainer.whole, self._training)

@@ -30,6 +30,7 @@ FREE = {"output"} | {
     f"simulation.{key}"
     for key in (
         "sources_per_pass",
+        "descent.replicas_per_pass",
         "descent.sequences_per_pass",
         "memory_gib",
         "parking",

@@ -18,7 +18,6 @@ from dist_attr.simulation.checkpoint import Checkpoint, read_state, write_state
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
 from dist_attr.store import Descent, StoreWriter
 
-SOURCES_PER_PASS = 8  # beyond which larger passes hardly gain
 DAMPING = 0.01  # of λmax: directions that curve less are hardly known from the documents
 
 
@@ -117,7 +116,7 @@ class DescentActor(SimulationActor):
             rate=descent.rate,
             damping=descent.damping,
             epsilon=self._settings.epsilon,
-            sources_per_pass=self._task.run.simulation.sources_per_pass or SOURCES_PER_PASS,
+            replicas_per_pass=self._settings.replicas_per_pass,
             sequences_per_pass=self._settings.sequences_per_pass,
         )
         if (checkpoint := self._checkpoint) is not None:

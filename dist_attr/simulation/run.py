@@ -156,11 +156,12 @@ def _settle(
     run: PreparedRun, actors: Sequence[Actor], url: str, checkpoint: Checkpoint | None
 ) -> SimulationReport | None:
     """Choose the size of a pass, the same for all actors and as it was before, and let them find room."""
-    if run.config.simulation.method in ("none", "checkpoint"):
+    settings = run.config.simulation
+    if settings.method in ("none", "checkpoint"):
         return None
     before = checkpoint.sources_per_pass if checkpoint is not None else None
     measured: Probe
-    (measured,) = call_all([actors[0].probe.remote(run.config.simulation.sources_per_pass or before)])
+    (measured,) = call_all([actors[0].probe.remote(settings, settings.sources_per_pass or before)])
     cost = measured.best
     placed: list[Placement] = call_all(
         [actor.settle.remote(cost, measured.source_bytes, url, checkpoint) for actor in actors]

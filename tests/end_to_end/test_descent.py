@@ -151,7 +151,7 @@ def test_after_k_steps_it_is_their_sum(finished: Path, exact: Exact) -> None:
     (hessian, gradients), descent = exact, descent_of(finished)
     shrink = np.eye(len(hessian)) - descent.rate * (hessian + descent.damping * np.eye(len(hessian)))
     powers = (np.linalg.matrix_power(shrink, step) for step in range(descent.steps))
-    close(store_of(finished).tangents(), -descent.rate * gradients @ sum(powers), 2e-3)
+    close(store_of(finished).tangents(), -descent.rate * gradients @ sum(powers), 1e-4)
 
 
 def test_after_many_steps_it_is_the_damped_inverse_hessian(descending: Settings, exact: Exact, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_after_many_steps_it_is_the_damped_inverse_hessian(descending: Settings,
     store = da.simulate(descending(tmp_path, {"steps": 60, "damping": damping}, cluster={"workers": 1}))
     assert store is not None
     eye = np.eye(len(hessian))
-    close(store.tangents(), -np.linalg.solve(hessian + damping * eye, gradients.T).T, 2e-3)
+    close(store.tangents(), -np.linalg.solve(hessian + damping * eye, gradients.T).T, 1e-4)
     # The damping matters: it is not the solution for another one.
     other = -np.linalg.solve(hessian + 1.1 * damping * eye, gradients.T).T
     assert np.linalg.norm(store.tangents() - other) > 0.02 * np.linalg.norm(other)
@@ -192,11 +192,11 @@ def test_law_3_any_number_of_actors_and_anything_computed_together(
     descent: dict[str, Any], trained: dict[str, Any], descending: Settings, tmp_path: Path
 ) -> None:
     one, agreed = in_this_process(descending(tmp_path, descent, model=trained), 1)
-    together = {"method": "checkpoint", "sources_per_pass": 3, "descent": {**descent, "sequences_per_pass": 5}}
-    for workers, changes in ((2, {}), (3, {"simulation": together})):
-        other, also = in_this_process(descending(tmp_path, descent, model=trained, **changes), workers)
+    for workers, together in ((2, {}), (3, {"replicas_per_pass": 3, "sequences_per_pass": 5})):
+        other, also = in_this_process(descending(tmp_path, descent | together, model=trained), workers)
         close(other, one)
-        assert also == agreed if not changes else also.rate == pytest.approx(agreed.rate, rel=1e-4)
+        assert also.rate == pytest.approx(agreed.rate, rel=1e-4)
+        assert together or also == agreed
     assert (np.linalg.norm(one, axis=1) > 0).all()
 
 

@@ -107,12 +107,12 @@ def test_minibatch_descent_follows_the_sequence_of_batches() -> None:
     assert_near(descend(chosen.simulator(rate=0.3), batches), true, 1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"sources_per_pass": 1}, {"sources_per_pass": 3}, {"sequences_per_pass": 1}])
+@pytest.mark.parametrize("settings", [{"replicas_per_pass": 1}, {"replicas_per_pass": 3}, {"sequences_per_pass": 1}])
 def test_what_is_computed_together_changes_nothing(settings: dict[str, Any]) -> None:
     chosen = problem("network")
     batch = chosen.batch
     assert (batch.sources < 0).any()  # parts with nothing but padding
-    whole, parted = chosen.simulator(sources_per_pass=64, sequences_per_pass=64), chosen.simulator(**settings)
+    whole, parted = chosen.simulator(replicas_per_pass=64, sequences_per_pass=64), chosen.simulator(**settings)
     torch.testing.assert_close(descend(parted, [batch] * 5), descend(whole, [batch] * 5), rtol=0, atol=1e-10)
 
 
