@@ -26,10 +26,9 @@ def plan(
     from dist_attr.display import show_plan
     from dist_attr.simulation import plan as make_plan
 
-    config = RunConfig.load(run)
     with Console(stderr=True).status("reading the documents") as status:
-        estimates = make_plan(config, on_stage=status.update)
+        estimates = make_plan(RunConfig.load(run), on_stage=status.update)
     if as_json:
         typer.echo(json.dumps([asdict(estimate) for estimate in estimates], indent=2))
     else:
-        show_plan(config, estimates)
+        show_plan(estimates)
