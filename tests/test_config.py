@@ -21,7 +21,7 @@ def test_the_defaults_are_a_whole_run() -> None:
     assert config.corpus.example == "sotu" and config.corpus.source_field == "president"
     assert config.tokenizer == "bytes"
     assert config.model.config == {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4}
-    assert config.simulation.method == "trajectory"
+    assert config.simulation.method == "auto"
 
 
 def test_a_resolved_run_reads_back_unchanged(tmp_path: Path) -> None:

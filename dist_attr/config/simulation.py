@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dist_attr.config.base import Settings, absolute_url
 
-MethodName = Literal["trajectory", "tangent", "checkpoint", "none"]
+MethodName = Literal["auto", "trajectory", "tangent", "checkpoint", "none"]
 FOR_CHECKPOINT = {"method", "descent"}
 
 
@@ -30,7 +30,9 @@ class DescentConfig(Settings):
 class SimulationConfig(Settings):
     """How the influence of the sources is simulated: beside the training run, or from a finished model."""
 
-    method: MethodName = "trajectory"
+    method: MethodName = Field(
+        "auto", description="auto chooses trajectory or tangent by what either would cost; none only trains"
+    )
     epsilon: float = Field(1.0, gt=0, description="trajectory: how much of a source's weight a replica goes without")
     central: bool = Field(False, description="trajectory: two replicas per source, with more and with less weight")
     horizon: int | None = Field(

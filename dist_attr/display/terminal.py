@@ -41,6 +41,7 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
         def report(stride: StrideReport) -> None:
             if stride.simulation is not None and not bar.tasks[0].completed:
                 bar.console.print(Text(simulation_line(stride.simulation), "dim"))
+                bar.update(task, description=stride.simulation.method)
             state = [] if stride.loss is None else [f"loss {stride.loss:.3f}"]
             if stride.replica_steps_per_second:
                 state.append(f"{stride.replica_steps_per_second:.0f} source-steps/s")
@@ -54,11 +55,14 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
 def simulation_line(report: SimulationReport) -> str:
     """What a simulation takes, in words."""
     source, memory, parked = map(size_in_words, (report.source_bytes, report.memory_bytes, report.parked_bytes))
-    line = (
-        f"{report.sources_per_pass} sources a pass · {1e3 * report.source_step_seconds:.3g} ms a source and step · "
-        f"{source} a source · {memory} an actor"
-    )
-    return line if report.parked is None else f"{line}, and {parked} in {report.parked}"
+    facts = [
+        report.reason or report.method,
+        f"{report.sources_per_pass} sources a pass",
+        f"{1e3 * report.source_step_seconds:.3g} ms a source and step",
+        f"{source} a source",
+        f"{memory} an actor" + ("" if report.parked is None else f", and {parked} in {report.parked}"),
+    ]
+    return " · ".join(facts)
 
 
 def size_in_words(size: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import ray
@@ -32,6 +32,7 @@ from dist_attr.simulation.checkpoint import Checkpoint, read_state, write_state
 from dist_attr.simulation.placement import Budget, Placement, place, too_little_memory
 from dist_attr.simulation.probe import PassCost, Probe, pass_sizes, probe, rows_per_actor
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
+from dist_attr.simulation.reports import ActorReport, ModelReport
 from dist_attr.store import Space, StoreWriter
 
 
@@ -51,32 +52,6 @@ class Task:
         if self.run.simulation.method == "none":
             return None
         return self.run.training.steps - (self.run.simulation.window or self.run.training.steps)
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """What an actor built, before the first step."""
-
-    fingerprint: str
-    type: str
-    space: Space
-
-
-@dataclass(frozen=True)
-class ActorReport:
-    """What an actor says after a stride.
-
-    Attributes:
-        loss: its part of the last step's loss, none where nothing is trained.
-        drift: of its simulation from the training run.
-        source_steps: its active sources in each step, summed over the stride.
-        failed: its sources whose simulation is known to have failed, and why.
-    """
-
-    loss: float | None = None
-    drift: float = 0.0
-    source_steps: int = 0
-    failed: dict[int, str] = field(default_factory=dict)
 
 
 class SimulationActor:
@@ -122,8 +97,12 @@ class SimulationActor:
                 "the scores would be noise. Try another model type or an unmodified transformers"
             )
 
-    def join(self, address: str, checkpoints: str, checkpoint: Checkpoint | None) -> None:
-        """Meet the other workers and start DeepSpeed's engine; continue from a checkpoint at a URL, if there is one."""
+    def join(self, address: str, checkpoints: str, checkpoint: Checkpoint | None) -> int:
+        """Meet the other workers and start DeepSpeed's engine; continue from a checkpoint at a URL, if there is one.
+
+        Returns:
+            Bytes that the simulation of this actor may take.
+        """
         cuda = torch.cuda.is_available()
         if not cuda:
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -152,6 +131,7 @@ class SimulationActor:
         training = self._start.nbytes * (1 + len(self._own_step().optimizer.slots))
         actors = Counter(nodes)[nodes[self._rank]]
         self._budget = Budget.of(self._trainer.device, self._task.run.simulation, actors, training)
+        return self._budget.device
 
     def probe(self, settings: SimulationConfig, sources_per_pass: int | None) -> Probe:
         """Measure passes of this size, or of growing sizes, on this actor. Nothing is simulated yet."""
@@ -164,10 +144,17 @@ class SimulationActor:
             raise too_little_memory(measured.needed_bytes or 0, self._budget, sizes[0])
         return measured
 
-    def settle(self, cost: PassCost, source_bytes: int, checkpoints: str, checkpoint: Checkpoint | None) -> Placement:
-        """Find room for the simulation in passes of this cost; take it from where a checkpoint at a URL has it."""
-        self._per_pass = cost.sources
-        self._placement = self._find_room(self._task.run.simulation, cost, source_bytes)
+    def settle(
+        self,
+        settings: SimulationConfig,
+        cost: PassCost,
+        source_bytes: int,
+        checkpoints: str,
+        checkpoint: Checkpoint | None,
+    ) -> Placement:
+        """Find room for a simulation in passes of this cost; take it from where a checkpoint at a URL has it."""
+        self._settings, self._per_pass = settings, cost.sources
+        self._placement = self._find_room(settings, cost, source_bytes)
         if checkpoint is not None and checkpoint.step > (self._task.first_simulated or 0):
             self._continue(checkpoints, checkpoint)
         return self._placement
@@ -225,7 +212,7 @@ class SimulationActor:
         return global_batch(self._task.corpus, self._task.schedule[step]).to(self._trainer.device)
 
     def _new_simulator(self, start: TrainState) -> Simulator:
-        settings = self._task.run.simulation
+        settings = self._settings
         assert settings.method == "trajectory" or settings.method == "tangent"
         return make_simulator(
             settings.method,

@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from dist_attr.config import RunConfig, Settings
+from dist_attr.config import RunConfig, Settings, SimulationConfig
 from dist_attr.errors import ConfigError, SimulationError
 from dist_attr.influence import SourceState, TrainState
 from dist_attr.store import Descent
@@ -49,7 +49,7 @@ class Checkpoint(Settings):
     files: dict[str, str] = Field(description="sha256 by name")
     identity: dict[str, Any] = Field(description="what the run computes, setting by setting")
     initial_model: str = Field(description="fingerprint")
-    sources_per_pass: int | None = Field(None, description="set or measured; it decides the last bits of a result")
+    simulation: SimulationConfig = Field(description="as it was settled: what auto chose, the measured size of a pass")
     descent: Descent | None = Field(None, description="of a run without training, as agreed on at its beginning")
 
 

@@ -13,9 +13,10 @@ from dist_attr.corpus import batch_schedule
 from dist_attr.errors import CorpusError, SimulationError
 from dist_attr.influence import Batch, CheckpointSimulator, Curvature, TrainState, estimate_curvature
 from dist_attr.models import model_fingerprint, save_model
-from dist_attr.simulation.actor import ActorReport, SimulationActor
+from dist_attr.simulation.actor import SimulationActor
 from dist_attr.simulation.checkpoint import Checkpoint, read_state, write_state
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
+from dist_attr.simulation.reports import ActorReport
 from dist_attr.store import Descent, StoreWriter
 
 DAMPING = 0.01  # of λmax: directions that curve less are hardly known from the documents
@@ -70,7 +71,7 @@ class DescentActor(SimulationActor):
     The driver leads it as it leads a worker of a training run, but for `measure` and `descend` before the first step.
     """
 
-    def join(self, address: str, checkpoints: str, checkpoint: Checkpoint | None) -> None:
+    def join(self, address: str, checkpoints: str, checkpoint: Checkpoint | None) -> int:
         """Take up the model, and a checkpoint at a URL, if there is one."""
         del address
         self._checkpoints, self._checkpoint = checkpoints, checkpoint
@@ -80,9 +81,10 @@ class DescentActor(SimulationActor):
         names = [source.name for source in self._task.corpus.sources]
         self._weights = source_weights(names, self._training.source_weights).to(self._theta)
         self._rows: NDArray[np.int64] | None = None
+        return 0  # nothing is chosen by it
 
     @property
-    def _settings(self) -> DescentConfig:
+    def _descent(self) -> DescentConfig:
         settings = self._task.run.simulation.descent
         assert settings is not None
         return settings
@@ -93,7 +95,7 @@ class DescentActor(SimulationActor):
         What is found on a batch does not depend on who measures it, so that any number of actors finds the same.
         """
         schedule = self._task.schedule
-        if self._settings.batch_size is None:  # all the documents are one batch, again and again
+        if self._descent.batch_size is None:  # all the documents are one batch, again and again
             schedule = schedule[:1]
         return [
             estimate_curvature(
@@ -101,7 +103,7 @@ class DescentActor(SimulationActor):
                 self._theta,
                 self._weights,
                 self._batch_of(rows),
-                sequences_per_pass=self._settings.sequences_per_pass,
+                sequences_per_pass=self._descent.sequences_per_pass,
             )
             for rows in schedule[self._rank :: self._workers]
         ]
@@ -115,9 +117,9 @@ class DescentActor(SimulationActor):
             self._sources,
             rate=descent.rate,
             damping=descent.damping,
-            epsilon=self._settings.epsilon,
-            replicas_per_pass=self._settings.replicas_per_pass,
-            sequences_per_pass=self._settings.sequences_per_pass,
+            epsilon=self._descent.epsilon,
+            replicas_per_pass=self._descent.replicas_per_pass,
+            sequences_per_pass=self._descent.sequences_per_pass,
         )
         if (checkpoint := self._checkpoint) is not None:
             self._done = checkpoint.step

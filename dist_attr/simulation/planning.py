@@ -21,17 +21,17 @@ from dist_attr.config import RunConfig, SimulationConfig
 from dist_attr.errors import ConfigError, SimulationError
 from dist_attr.influence import ParameterSpace, directional_logprobs
 from dist_attr.models import causal_forward
-from dist_attr.simulation.actor import ModelReport, SimulationActor
-from dist_attr.simulation.choices import Choice, choices
+from dist_attr.simulation.actor import SimulationActor
+from dist_attr.simulation.choices import Choice, choices, choose
 from dist_attr.simulation.placement import Placement
-from dist_attr.simulation.prepare import prepare
+from dist_attr.simulation.prepare import FLOAT32, PreparedRun, prepare
 from dist_attr.simulation.probe import Probe
+from dist_attr.simulation.reports import ModelReport
 from dist_attr.simulation.workers import build, call_all, started_actors
-from dist_attr.simulation.workload import Bools, active_sources, simulation_seconds, trained_tokens
+from dist_attr.simulation.workload import Bools, active_sources, simulation_seconds
 
 TRAINING_STEPS = 3  # timed, after one that is not
 QUERY_DIRECTIONS = 8
-FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -161,20 +161,29 @@ def _estimates(
     with started_actors(PlanningActor, run, gpus) as actors:
         model = build(actors)
         (address,) = call_all([actors[0].address.remote()])
-        call_all([actor.join.remote(address, "", None) for actor in actors])
+        memory = min(call_all([actor.join.remote(address, "", None) for actor in actors]))
         ready = connecting + time.monotonic() - started
         on_stage(f"timing DeepSpeed{which}")
         step = max(call_all([actor.time_training.remote() for actor in actors]))
         (query,) = call_all([actors[0].time_readout.remote()])
-        present = trained_tokens(run.task.corpus, run.task.schedule) > 0
-        common, estimates = Common(present, gpus, ready, step, query, model), []
-        for choice in group:
+        common, estimates = Common(run.present, gpus, ready, step, query, model), []
+        for choice in (_resolved(choice, run, model, memory) for choice in group):
             measured, began = [], time.monotonic()
             if choice.config.simulation.method != "none":
                 on_stage(f"timing the simulation: {choice.name}")
                 measured = call_all([actor.measure.remote(choice.config.simulation) for actor in actors])
             estimates.append(_estimate(choice, common, measured, time.monotonic() - began))
     return estimates
+
+
+def _resolved(choice: Choice, run: PreparedRun, model: ModelReport, memory: int) -> Choice:
+    """With the method that auto stands for."""
+    config = choice.config
+    if config.simulation.method != "auto":
+        return choice
+    chosen = choose(config.simulation, run.present, run.source_bytes(model), memory, config.cluster.workers)
+    named = config.model_copy(update={"simulation": chosen.settings})
+    return Choice(f"{choice.name} ({chosen.settings.method})", choice.changes, named)
 
 
 def _estimate(

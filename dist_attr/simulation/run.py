@@ -15,14 +15,15 @@ from dist_attr.config import RunConfig, absolute_url
 from dist_attr.corpus import tokenizer_fingerprint
 from dist_attr.errors import ConfigError, DistAttrError, SimulationError, WorkerLostError
 from dist_attr.models import upload_folder
-from dist_attr.simulation.actor import ActorReport, ModelReport, SimulationActor
+from dist_attr.simulation.actor import SimulationActor
 from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, check_same_run
+from dist_attr.simulation.choices import Chosen, choose
 from dist_attr.simulation.descent import DescentActor, agree
 from dist_attr.simulation.metrics import RunMetrics
 from dist_attr.simulation.placement import Placement
 from dist_attr.simulation.prepare import PreparedRun, prepare
 from dist_attr.simulation.probe import Probe
-from dist_attr.simulation.reports import Progress, SimulationReport, StrideReport
+from dist_attr.simulation.reports import ActorReport, ModelReport, Progress, SimulationReport, StrideReport
 from dist_attr.simulation.workers import Actor, build, call_all, started_actors
 from dist_attr.store import Descent, InfluenceStore, ModelIdentity, StoreWriter, open_store
 
@@ -99,11 +100,10 @@ def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints,
                 "the model's files or the software changed. Choose another place, or say --overwrite"
             )
         _clear_result(output)
+        identity = run.identity()  # before anything is chosen for it
         (address,) = call_all([actors[0].address.remote()])
-        call_all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors])
-        simulation = _settle(run, actors, checkpoints.url, checkpoint)
-        if simulation is not None and run.config.simulation.sources_per_pass is None:
-            run = run.with_sources_per_pass(simulation.sources_per_pass)
+        memory = min(call_all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors]))
+        run, simulation = _settle(run, actors, model, memory, checkpoints.url, checkpoint)
         descent = _agree_on_descent(run, actors, checkpoint)
 
         def save(step: int) -> None:
@@ -116,9 +116,9 @@ def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints,
                     workers=len(actors),
                     folder=folder,
                     files=files,
-                    identity=run.identity(),
+                    identity=identity,
                     initial_model=model.fingerprint,
-                    sources_per_pass=run.config.simulation.sources_per_pass,
+                    simulation=run.config.simulation,
                     descent=descent,
                 )
             )
@@ -153,20 +153,37 @@ def _clear_result(output: str) -> None:
 
 
 def _settle(
-    run: PreparedRun, actors: Sequence[Actor], url: str, checkpoint: Checkpoint | None
-) -> SimulationReport | None:
-    """Choose the size of a pass, the same for all actors and as it was before, and let them find room."""
-    settings = run.config.simulation
+    run: PreparedRun,
+    actors: Sequence[Actor],
+    model: ModelReport,
+    memory: int,
+    url: str,
+    checkpoint: Checkpoint | None,
+) -> tuple[PreparedRun, SimulationReport | None]:
+    """Choose the method and the size of a pass, as they were before if there is a checkpoint, and let all find room."""
+    settings, chosen = run.config.simulation, None
     if settings.method in ("none", "checkpoint"):
-        return None
-    before = checkpoint.sources_per_pass if checkpoint is not None else None
+        return run, None
+    if settings.method == "auto":
+        chosen = (
+            choose(settings, run.present, run.source_bytes(model), memory, len(actors))
+            if checkpoint is None
+            else Chosen(settings.model_copy(update=checkpoint.simulation.model_dump(include={"method", "horizon"})), "")
+        )
+        settings = chosen.settings
+    if settings.sources_per_pass is None and checkpoint is not None:
+        settings = settings.model_copy(update={"sources_per_pass": checkpoint.simulation.sources_per_pass})
     measured: Probe
-    (measured,) = call_all([actors[0].probe.remote(settings, settings.sources_per_pass or before)])
+    (measured,) = call_all([actors[0].probe.remote(settings, settings.sources_per_pass)])
     cost = measured.best
+    if settings.sources_per_pass is None:
+        settings = settings.model_copy(update={"sources_per_pass": cost.sources})
     placed: list[Placement] = call_all(
-        [actor.settle.remote(cost, measured.source_bytes, url, checkpoint) for actor in actors]
+        [actor.settle.remote(settings, cost, measured.source_bytes, url, checkpoint) for actor in actors]
     )
-    return SimulationReport(
+    return run.with_simulation(settings), SimulationReport(
+        method=settings.method,
+        reason=chosen.reason if chosen else "",
         sources_per_pass=cost.sources,
         source_step_seconds=cost.seconds_each,
         source_bytes=measured.source_bytes,

@@ -11,8 +11,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from dist_attr.cluster import ENVIRONMENT
 from dist_attr.errors import DistAttrError, SimulationError, WorkerLostError
-from dist_attr.simulation.actor import ModelReport, SimulationActor
+from dist_attr.simulation.actor import SimulationActor
 from dist_attr.simulation.prepare import PreparedRun
+from dist_attr.simulation.reports import ModelReport
 
 LOSS_SECONDS = 20.0  # in which Ray notices that a process is gone
 
