@@ -26,7 +26,7 @@ def test_the_defaults_are_a_whole_run() -> None:
 
 def test_a_resolved_run_reads_back_unchanged(tmp_path: Path) -> None:
     config = da.RunConfig.parse(
-        {"tokenizer": {"train": {"vocabulary": 300}}, "training": {"source_weights": {"a": 0.5}}, "output": "x"}
+        {"tokenizer": {"train": {"vocabulary": 300}}, "training": {"source_weights": {"a": 1.5}}, "output": "x"}
     )
     (tmp_path / "run.yaml").write_text(config.to_yaml())
     assert da.RunConfig.load(tmp_path / "run.yaml") == config
@@ -103,6 +103,7 @@ def test_settings_are_frozen() -> None:
         ({"model": {"path": "a", "config": {"model_type": "gpt2"}}}, "either config or path"),
         ({"model": {"config": {"n_layer": 2}}}, "needs a model_type"),
         ({"simulation": {"method": "magic"}}, "simulation.method"),
+        ({"training": {"source_weights": {"a": 0.0}}}, "gives a a weight below simulation.epsilon .1., and a replica"),
         ({"simulation": {"epsilon": 0}}, "simulation.epsilon"),
         ({"simulation": {"memory_gib": 0}}, "simulation.memory_gib"),
         ({"simulation": {"parking": "memory://folder"}}, "simulation.parking.* a folder of each machine"),

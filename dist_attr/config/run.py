@@ -64,7 +64,18 @@ class RunConfig(Settings):
             raise ValueError(
                 f"simulation.window ({self.simulation.window}) is longer than training.steps ({self.training.steps})"
             )
+        self._check_replicas()
         return self
+
+    def _check_replicas(self) -> None:
+        """No replica with a negative weight: it would be trained away from its source."""
+        light = [name for name, weight in self.training.source_weights.items() if weight < self.simulation.epsilon]
+        if light and self.simulation.method in ("auto", "trajectory"):
+            raise ValueError(
+                f"training.source_weights gives {', '.join(light)} a weight below simulation.epsilon "
+                f"({self.simulation.epsilon:g}), and a replica would get a negative one; take simulation.method: "
+                "tangent, a trajectory with a smaller epsilon, or none to train only"
+            )
 
     @property
     def steps(self) -> int:
