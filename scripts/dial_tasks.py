@@ -49,6 +49,7 @@ class Truth:
         return bench.folder / f"truth {self.seed} {self.subset}.npz"
 
     def compute(self, bench: Bench) -> dict[str, Any]:
+        """What goes into the file."""
         return {"outputs": bench.at(self.seed).outputs((1.0 - bench.dropped[self.subset]).tolist())}
 
 
@@ -70,6 +71,7 @@ class Simulation:
         return bench.folder / f"{self.setting} {self.seed}.npz"
 
     def compute(self, bench: Bench) -> dict[str, Any]:
+        """What goes into the file."""
         method, settings = parse(self.setting)
         retraining = bench.at(self.seed)
         if method == "gradient":

@@ -71,10 +71,10 @@ def lds(predicted: Floats, true: Floats, *, resamples: int = 2000, seed: int = 0
 def noise_ceiling(outputs: Floats) -> float:
     """The LDS that the expected outputs themselves would have against a mean over runs with different seeds.
 
-    A mean over few runs is a noisy truth, and no prediction that knows nothing of these very runs does better. Split-half
-    reliability: the runs are divided into two halves in every way, the rank correlation of the halves' means over
-    subsets is averaged over divisions and queries, and brought from the length of a half to that of all runs by the
-    Spearman-Brown formula. A prediction without noise correlates with the mean as the root of that reliability.
+    A mean over few runs is a noisy truth, and no prediction that knows nothing of these very runs does better. It is
+    taken from split-half reliability: the runs are divided into two halves in every way, the rank correlation of the
+    halves' means over subsets is averaged over divisions and queries, and brought from the length of a half to that of
+    all runs by the Spearman-Brown formula. What has no noise correlates with the mean as the root of its reliability.
 
     Args:
         outputs: (runs, subsets, queries) outputs of models retrained without each subset, four or more runs.

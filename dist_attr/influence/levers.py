@@ -63,15 +63,14 @@ def source_gradients(training_step: TrainingStep, theta: Tensor, batch: Batch, s
 
     Args:
         training_step: Φ, which has the model.
-        theta: the parameters for all sources (P,), or of each (sources, P).
-        batch: the global batch.
+        theta: the parameters (P,).
+        batch: the global batch, or a part of it, which counts as a batch of its own.
         sources: indices into the source weights.
     """
-    each = theta.dim() > 1
-    gradients = theta.new_zeros(len(sources), theta.shape[-1])
+    gradients = theta.new_zeros(len(sources), len(theta))
     one = theta.new_ones(1)
 
-    def gradient(theta: Tensor, inputs: Tensor, targets: Tensor, own: Tensor) -> Tensor:
+    def gradient(inputs: Tensor, targets: Tensor, own: Tensor) -> Tensor:
         return training_step.gradient(theta, one, Batch(inputs, targets, own), batch.count)
 
     # Each source needs only the rows that hold it. Sources in equally many rows go together.
@@ -87,7 +86,5 @@ def source_gradients(training_step: TrainingStep, theta: Tensor, batch: Batch, s
         wanted = torch.tensor([sources[number] for number in numbers], device=rows.device)
         own = batch.sources[rows]
         own = torch.where(own == wanted.view(-1, *[1] * (own.dim() - 1)), 0, -1)
-        gradients[numbers] = vmap(gradient, in_dims=(0 if each else None, 0, 0, 0))(
-            theta[numbers] if each else theta, batch.inputs[rows], batch.targets[rows], own
-        )
+        gradients[numbers] = vmap(gradient)(batch.inputs[rows], batch.targets[rows], own)
     return gradients
