@@ -66,6 +66,8 @@ def test_settings_are_frozen() -> None:
         ({"model": {"config": {"n_layer": 2}}}, "needs a model_type"),
         ({"simulation": {"method": "magic"}}, "simulation.method"),
         ({"simulation": {"epsilon": 0}}, "simulation.epsilon"),
+        ({"simulation": {"memory_gib": 0}}, "simulation.memory_gib"),
+        ({"simulation": {"parking": "memory://folder"}}, "simulation.parking.* a folder of each machine"),
         ([1, 2], "valid dictionary"),
     ],
 )

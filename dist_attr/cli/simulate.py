@@ -15,6 +15,9 @@ def simulate(
     as_json: Annotated[
         bool, typer.Option("--json", help="progress as JSON lines on standard output, instead of a bar")
     ] = False,
+    events: Annotated[
+        str | None, typer.Option("--tensorboard", help="also write event files into this folder", metavar="FOLDER")
+    ] = None,
 ) -> None:
     """Train a model under DeepSpeed and simulate the influence of every source beside it.
 
@@ -23,21 +26,32 @@ def simulate(
     The output folder then holds run.yaml (resolved, runs again), model/ (transformers' own format) and influence.zarr.
 
     Example: [bold]dist-attr simulate run.yaml[/]
+
+    Example: [bold]dist-attr simulate run.yaml --tensorboard runs/events[/]
     """
     import json
+    from contextlib import ExitStack
     from dataclasses import asdict
 
     from dist_attr.config import RunConfig
-    from dist_attr.display import run_progress
+    from dist_attr.display import run_progress, tensorboard
+    from dist_attr.simulation import StrideReport
     from dist_attr.simulation import simulate as run_simulation
 
     config = RunConfig.load(run)
+    with ExitStack() as stack:
+        shown = [] if as_json else [stack.enter_context(run_progress(config))]
+        if events is not None:
+            shown.append(stack.enter_context(tensorboard(events)))
+
+        def report(stride: StrideReport) -> None:
+            if as_json:
+                print(json.dumps(asdict(stride)), flush=True)
+            for show in shown:
+                show(stride)
+
+        store = run_simulation(config, overwrite=overwrite, progress=report)
     if as_json:
-        store = run_simulation(
-            config, overwrite=overwrite, progress=lambda stride: print(json.dumps(asdict(stride)), flush=True)
-        )
         print(json.dumps({"output": config.output, "store": None if store is None else store.url}))
-        return
-    with run_progress(config) as progress:
-        store = run_simulation(config, overwrite=overwrite, progress=progress)
-    typer.echo(f"{config.output}/model" if store is None else store.url)
+    else:
+        typer.echo(f"{config.output}/model" if store is None else store.url)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dist_attr.config.base import Settings
+from dist_attr.config.base import Settings, absolute_url
 
 MethodName = Literal["trajectory", "tangent", "none"]
 
@@ -23,7 +24,15 @@ class SimulationConfig(Settings):
     stride: int = Field(1, ge=1, description="tangent: the curvature of so many steps is applied once in so many")
     curvature_share: float = Field(1.0, gt=0, le=1, description="part of each batch that curvature is taken from")
     window: int | None = Field(None, ge=1, description="simulate only the last so many steps; by default all")
-    sources_per_pass: int = Field(8, ge=1, description="sources an actor computes together; more needs more memory")
+    sources_per_pass: int | None = Field(
+        None, ge=1, description="sources an actor computes together; by default measured before the first step"
+    )
+    memory_gib: float | None = Field(
+        None, gt=0, description="what the simulation of one actor may take; by default what its device has free"
+    )
+    parking: str | None = Field(
+        None, description="folder, on each machine, for states that do not fit; by default the system's temporary one"
+    )
     drift_tolerance: float | None = Field(
         None,
         gt=0,
@@ -31,6 +40,14 @@ class SimulationConfig(Settings):
         "way trained so far; by default 0.001, and 0.05 where DeepSpeed computes in bf16 and the simulation in float32",
     )
     check_every: int = Field(10, ge=1, description="steps between drift checks; the last step is always checked")
+
+    @field_validator("parking")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        path = None if value is None else absolute_url(value)  # actors may run in another directory
+        if path is not None and not Path(path).is_absolute():
+            raise ValueError(f"{value} is no path; states are parked in a folder of each machine")
+        return path
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
@@ -49,3 +66,6 @@ class ClusterConfig(Settings):
     workers: int = Field(2, ge=1, description="actors; one GPU each when the cluster has that many")
     checkpoint_minutes: float = Field(5.0, ge=0, description="between checkpoints to continue from; 0 for none")
     max_failures: int = Field(3, ge=0, description="how often a run goes on from its checkpoint after losing a worker")
+    wait_minutes: float = Field(
+        10.0, gt=0, description="how long actors wait for free CPUs or GPUs, also for a node that replaces a lost one"
+    )

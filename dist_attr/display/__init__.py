@@ -1,6 +1,7 @@
 """What people look at: progress, tables and heat maps in the terminal, and a page with the same."""
 
 from dist_attr.display.page import write_page
+from dist_attr.display.tensorboard import tensorboard
 from dist_attr.display.terminal import heat_map, run_progress, show_answer, show_store
 
-__all__ = ["heat_map", "run_progress", "show_answer", "show_store", "write_page"]
+__all__ = ["heat_map", "run_progress", "show_answer", "show_store", "tensorboard", "write_page"]

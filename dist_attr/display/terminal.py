@@ -14,7 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from dist_attr.config import RunConfig
     from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
-    from dist_attr.simulation import StrideReport
+    from dist_attr.simulation import SimulationReport, StrideReport
     from dist_attr.store import InfluenceStore
 
 
@@ -39,12 +39,27 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
         )
 
         def report(stride: StrideReport) -> None:
+            if stride.simulation is not None and not bar.tasks[0].completed:
+                bar.console.print(Text(simulation_line(stride.simulation), "dim"))
             state = f"loss {stride.loss:.3f}"
             if stride.replica_steps_per_second:
                 state += f" · {stride.replica_steps_per_second:.0f} source-steps/s"
             bar.update(task, completed=stride.step, state=state)
 
         yield report
+
+
+def simulation_line(report: SimulationReport) -> str:
+    """What a simulation takes, in words."""
+    sizes = [report.source_bytes, report.memory_bytes, report.parked_bytes]
+    source, memory, parked = (
+        f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB" for size in sizes
+    )
+    line = (
+        f"{report.sources_per_pass} sources a pass · {1e3 * report.source_step_seconds:.3g} ms a source and step · "
+        f"{source} a source · {memory} an actor"
+    )
+    return line if report.parked is None else f"{line}, and {parked} in {report.parked}"
 
 
 def show_store(store: InfluenceStore) -> None:

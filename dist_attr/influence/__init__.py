@@ -19,6 +19,7 @@ from dist_attr.influence.readout import Scores, counterfactual_logprobs, directi
 from dist_attr.influence.schedule import LearningRate
 from dist_attr.influence.self_check import SelfCheck, self_check
 from dist_attr.influence.simulator import Simulator, make_simulator
+from dist_attr.influence.stacks import Stack, beside_the_run, mapped_zeros
 from dist_attr.influence.tangent import TangentSimulator
 from dist_attr.influence.training_step import SourceState, TrainingStep, TrainState
 from dist_attr.influence.trajectory import TrajectorySimulator
@@ -39,14 +40,17 @@ __all__ = [
     "SelfCheck",
     "Simulator",
     "SourceState",
+    "Stack",
     "TangentSimulator",
     "TrainState",
     "TrainingStep",
     "TrajectorySimulator",
+    "beside_the_run",
     "counterfactual_logprobs",
     "directional_logprobs",
     "estimate_curvature",
     "make_simulator",
+    "mapped_zeros",
     "module_forward",
     "self_check",
     "token_logprobs",

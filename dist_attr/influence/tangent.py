@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from dist_attr.influence.forward_mode import push_forward
 from dist_attr.influence.levers import EXACT, Levers, curvature_count, source_gradients
 from dist_attr.influence.loss import Batch
+from dist_attr.influence.stacks import Stack, beside_the_run
 from dist_attr.influence.training_step import SourceState, TrainingStep, TrainState, cache_blocks
 
 Rows = slice | list[int]
@@ -42,31 +44,31 @@ class TangentSimulator:
         *,
         levers: Levers = EXACT,
         sources_per_pass: int = 8,
+        stack: Stack = beside_the_run,
     ) -> None:
         self._step = training_step
         self._weights = weights
-        self._sources = list(sources)
+        self._sources, self._own = list(sources), torch.tensor(sources, dtype=torch.int64)
         self._levers = levers
         self._per_pass = sources_per_pass
-        self._last_seen = [-1] * len(self._sources)
+        self._last_seen = torch.full((len(self._sources),), -1)
         self._state = start
-        self._tangent = start.zeros(len(self._sources))
+        self._tangent = start.zeros(len(self._sources), stack)
 
     @property
     def parameters(self) -> Tensor:
         """The unperturbed parameters (P,)."""
         return self._state.theta
 
-    def advance(self, batch: Batch, step: int) -> None:
-        """Push every active tangent through one step of the run."""
-        for row, source in enumerate(self._sources):
-            if source in batch.present:
-                self._last_seen[row] = step
+    def advance(self, batch: Batch, step: int) -> int:
+        """Push every active tangent through one step of the run; how many there are."""
+        self._last_seen[torch.isin(self._own, torch.tensor(list(batch.present), dtype=torch.int64))] = step
+        active = self._active(step)
         part = self._levers.curvature_batch(batch, step)
         strength = self._levers.strength(step)
         at_once = part is batch and strength > 0
         gradient = None if at_once else self._clipped(self._state.theta, self._weights, batch)
-        for rows in self._passes(step):
+        for rows in self._passes(active):
             if gradient is None or at_once:
                 gradient, tangents = self._derivative(rows, batch, strength)
             else:
@@ -76,13 +78,18 @@ class TangentSimulator:
         if gradient is None:
             gradient = self._clipped(self._state.theta, self._weights, batch)
         self._state = self._step.update(self._state, gradient.value, gradient.clip_factor, step)
+        return len(active)
 
-    def _passes(self, step: int) -> list[Rows]:
+    def _active(self, step: int) -> list[int]:
+        """The rows that a step moves."""
+        active = self._last_seen >= 0
+        if self._levers.horizon is not None:
+            active &= step - self._last_seen < self._levers.horizon
+        rows: list[int] = active.nonzero().squeeze(1).tolist()
+        return rows
+
+    def _passes(self, active: list[int]) -> list[Rows]:
         """The active rows, divided; as slices where they are neighbours, so that nothing is copied."""
-        horizon = self._levers.horizon
-        active = [
-            row for row, seen in enumerate(self._last_seen) if seen >= 0 and (horizon is None or step - seen < horizon)
-        ]
         parts = [active[first : first + self._per_pass] for first in range(0, len(active), self._per_pass)]
         return [slice(p[0], p[-1] + 1) if p[-1] - p[0] == len(p) - 1 else p for p in parts]
 
@@ -147,12 +154,16 @@ class TangentSimulator:
         """δθ_b (sources, P)."""
         return self._tangent.theta
 
+    def tangent(self, number: int) -> Tensor:
+        """δθ_b (P,) of one of the sources."""
+        return self._tangent.theta[number]
+
     def snapshot(self) -> tuple[TrainState, list[SourceState]]:
         """The run's state (P,), and of each source its tangent (1, P)."""
         tangents = (self._tangent.part(slice(row, row + 1)) for row in range(len(self._sources)))
-        return self._state, list(map(SourceState, tangents, self._last_seen))
+        return self._state, list(map(SourceState, tangents, self._last_seen.tolist()))
 
-    def resume(self, run: TrainState, sources: Sequence[SourceState]) -> None:
+    def resume(self, run: TrainState, sources: Iterable[SourceState]) -> None:
         """Continue from a snapshot of the same sources."""
         self._state = run
         for row, (tangent, last_seen) in enumerate(sources):

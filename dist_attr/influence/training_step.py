@@ -12,6 +12,7 @@ from torch import Tensor
 from dist_attr.influence.loss import Batch, weighted_loss
 from dist_attr.influence.optimizers import Optimizer, Slots
 from dist_attr.influence.parameters import Forward, ParameterSpace
+from dist_attr.influence.stacks import Stack, beside_the_run
 
 
 class TrainState(NamedTuple):
@@ -33,16 +34,16 @@ class TrainState(NamedTuple):
         """The same on a device, itself if it lies there."""
         return TrainState(*_each(self, lambda tensor: tensor.to(device)))
 
-    def expand(self, rows: int) -> TrainState:
+    def expand(self, rows: int, stack: Stack = beside_the_run) -> TrainState:
         """A stack of copies (rows, P) of one state (P,)."""
-        return TrainState(*_each(self, lambda tensor: tensor.expand(rows, -1).clone()))
+        return TrainState(*_each(self, lambda tensor: stack(rows, tensor).copy_(tensor)))
 
-    def zeros(self, rows: int) -> TrainState:
+    def zeros(self, rows: int, stack: Stack = beside_the_run) -> TrainState:
         """A stack (rows, P) of zeros like one state (P,)."""
-        return TrainState(*_each(self, lambda tensor: tensor.new_zeros(rows, len(tensor))))
+        return TrainState(*_each(self, lambda tensor: stack(rows, tensor)))
 
     def replace(self, new: TrainState) -> None:
-        """Overwrite the values in place, also those that this is a view of."""
+        """Overwrite the values in place, also those that this is a view of; the new ones may lie on another device."""
         self.theta.copy_(new.theta)
         for slot, value in zip(self.slots, new.slots, strict=True):
             slot.copy_(value)

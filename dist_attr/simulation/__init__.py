@@ -10,6 +10,7 @@ Design decisions:
 - The store is declared complete last of all: whatever interrupts a run leaves nothing that looks finished.
 """
 
-from dist_attr.simulation.run import Progress, StrideReport, simulate
+from dist_attr.simulation.reports import Progress, SimulationReport, StrideReport
+from dist_attr.simulation.run import simulate
 
-__all__ = ["Progress", "StrideReport", "simulate"]
+__all__ = ["Progress", "SimulationReport", "StrideReport", "simulate"]

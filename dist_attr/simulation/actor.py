@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,8 @@ from dist_attr.influence import (
 )
 from dist_attr.models import build_model, model_fingerprint, save_model
 from dist_attr.simulation.checkpoint import Checkpoint, read_state, write_state
+from dist_attr.simulation.placement import Budget, Placement, place, too_little_memory
+from dist_attr.simulation.probe import PassCost, Probe, pass_sizes, probe, rows_per_actor
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
 from dist_attr.store import Space, StoreWriter
 
@@ -61,10 +64,17 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class ActorReport:
-    """What an actor says after a stride: its part of the last step's loss, and the drift of its simulation."""
+    """What an actor says after a stride.
+
+    Attributes:
+        loss: its part of the last step's loss.
+        drift: of its simulation.
+        source_steps: its active sources in each step, summed over the stride.
+    """
 
     loss: float
     drift: float
+    source_steps: int
 
 
 class SimulationActor:
@@ -133,20 +143,48 @@ class SimulationActor:
         self._weights = source_weights(names, self._training.source_weights).to(self._start)
         if checkpoint is not None and state is not None:
             self._trainer.restore(state, self._batch(0), checkpoint.step)
+            self._done = checkpoint.step
+        nodes = [""] * self._workers
+        torch.distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+        # Of the first step's gradient and optimizer state nothing is there yet.
+        training = self._start.nbytes * (1 + len(self._own_step().optimizer.slots))
+        actors = Counter(nodes)[nodes[self._rank]]
+        self._budget = Budget.of(self._trainer.device, self._task.run.simulation, actors, training)
+
+    def probe(self, sources_per_pass: int | None) -> Probe:
+        """Measure passes of this size, or of growing sizes, on this actor. Nothing is simulated yet."""
+        settings, step = self._task.run.simulation, self._own_step()
+        rows = rows_per_actor(settings, len(self._task.corpus.sources), self._workers)
+        sizes = pass_sizes(rows) if sources_per_pass is None else [min(sources_per_pass, max(1, rows))]
+        limit = self._budget.device
+        measured = probe(step, step.initial(self._start), self._weights, self._batch(0), settings, sizes, limit)
+        if not measured.passes:
+            raise too_little_memory(measured.needed_bytes or 0, self._budget, sizes[0])
+        return measured
+
+    def settle(self, cost: PassCost, source_bytes: int, checkpoints: str, checkpoint: Checkpoint | None) -> Placement:
+        """Find room for the simulation in passes of this cost; take it from where a checkpoint at a URL has it."""
+        settings = self._task.run.simulation
+        rows = rows_per_actor(settings, len(self._sources), 1)
+        row_bytes = source_bytes // (2 if settings.central else 1)
+        self._per_pass = cost.sources
+        self._placement = place(settings, self._trainer.device, self._budget, cost, rows, row_bytes)
+        if checkpoint is not None and checkpoint.step > (self._task.first_simulated or 0):
             self._continue(checkpoints, checkpoint)
+        return self._placement
+
+    def _own_step(self) -> TrainingStep:
+        return training_step(self._trainer.whole, self._training)
 
     def _continue(self, checkpoints: str, checkpoint: Checkpoint) -> None:
         """Take the simulation from where a checkpoint has it."""
-        self._done = checkpoint.step
-        if self._task.first_simulated is None or self._done <= self._task.first_simulated:
-            return
         # Another number of workers than before has no state of its own for each: all begin with the first one's.
         own = self._rank if checkpoint.workers == self._workers else 0
         device = self._trainer.device
         run = read_state(checkpoints, checkpoint, f"unperturbed-{own}").state.to(device)
         self._simulator = self._new_simulator(run)
         self._simulator.resume(
-            run, [read_state(checkpoints, checkpoint, f"source-{source}").to(device) for source in self._sources]
+            run, (read_state(checkpoints, checkpoint, f"source-{source}") for source in self._sources)
         )
 
     def save_checkpoint(self, url: str) -> dict[str, str]:
@@ -161,7 +199,7 @@ class SimulationActor:
 
     def advance(self, steps: int) -> ActorReport:
         """The next steps of the run and of the simulation beside it."""
-        loss = drift = 0.0
+        loss, drift, source_steps = 0.0, 0.0, 0
         for step in range(self._done, self._done + steps):
             if step == self._task.first_simulated:
                 self._simulator = self._new_simulator(self._trainer.state())
@@ -173,11 +211,11 @@ class SimulationActor:
                     "warm up with training.warmup_steps, or clip with training.gradient_clipping"
                 )
             if self._simulator is not None:
-                self._simulator.advance(batch, step)
+                source_steps += self._simulator.advance(batch, step)
                 if (step + 1) % self._task.run.simulation.check_every == 0 or step + 1 == self._training.steps:
                     drift = max(drift, self._check_drift(self._simulator, step))
             self._done = step + 1
-        return ActorReport(loss, drift)
+        return ActorReport(loss, drift, source_steps)
 
     def _batch(self, step: int) -> Batch:
         return global_batch(self._task.corpus, self._task.schedule[step]).to(self._trainer.device)
@@ -187,13 +225,14 @@ class SimulationActor:
         assert settings.method != "none"
         return make_simulator(
             settings.method,
-            training_step(self._trainer.whole, self._training),
+            self._own_step(),
             start,
             self._weights,
             self._sources,
             epsilon=settings.epsilon,
             central=settings.central,
-            sources_per_pass=settings.sources_per_pass,
+            sources_per_pass=self._per_pass,
+            stack=self._placement.stack,
             levers=Levers(settings.horizon, settings.stride, settings.curvature_share),
         )
 
@@ -213,9 +252,9 @@ class SimulationActor:
         """Write the tangents of this actor's sources; those that diverged are not, and why is returned."""
         assert self._simulator is not None
         writer, failed = StoreWriter(store), {}
-        for source, tangent in zip(self._sources, self._simulator.tangents(), strict=True):
+        for number, source in enumerate(self._sources):
             try:
-                writer.write(source, tangent.to("cpu", torch.float32).numpy(), self._done)
+                writer.write(source, self._simulator.tangent(number).to("cpu", torch.float32).numpy(), self._done)
             except DivergenceError as error:
                 failed[source] = str(error)
         return failed

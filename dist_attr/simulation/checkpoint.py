@@ -24,7 +24,9 @@ from dist_attr.errors import ConfigError, SimulationError
 from dist_attr.influence import SourceState, TrainState
 
 # They may change when a run is continued: where and how fast it runs, not what it computes.
-FREE = {"cluster", "output", "simulation.sources_per_pass", "simulation.drift_tolerance", "simulation.check_every"}
+FREE = {"cluster", "output"} | {
+    f"simulation.{key}" for key in ("sources_per_pass", "memory_gib", "parking", "drift_tolerance", "check_every")
+}
 
 
 class Checkpoint(Settings):
@@ -36,6 +38,7 @@ class Checkpoint(Settings):
     files: dict[str, str] = Field(description="sha256 by name")
     identity: dict[str, Any] = Field(description="what the run computes, setting by setting")
     initial_model: str = Field(description="fingerprint")
+    sources_per_pass: int | None = Field(None, description="set or measured; it decides the last bits of a result")
 
 
 def identity(run: RunConfig, corpus: str, tokenizer: str) -> dict[str, Any]:

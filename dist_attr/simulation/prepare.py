@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -26,6 +26,7 @@ from dist_attr.simulation.actor import ModelReport, Task
 from dist_attr.simulation.checkpoint import identity
 from dist_attr.simulation.deepspeed_settings import deepspeed_settings
 from dist_attr.simulation.recipe import source_weights
+from dist_attr.simulation.workload import trained_tokens
 from dist_attr.store import Manifest, SourceRecord
 
 SOFTWARE = ("dist_attr", "torch", "deepspeed", "ray", "transformers", "zarr", "numpy")
@@ -42,6 +43,11 @@ class PreparedRun:
     def identity(self) -> dict[str, Any]:
         """What the run computes, for a checkpoint to say which run it belongs to."""
         return identity(self.config, self.task.corpus.fingerprint, tokenizer_fingerprint(self.tokenizer))
+
+    def with_sources_per_pass(self, number: int) -> PreparedRun:
+        """The same run with this setting resolved, so that it can be repeated bit for bit."""
+        simulation = self.config.simulation.model_copy(update={"sources_per_pass": number})
+        return replace(self, config=self.config.model_copy(update={"simulation": simulation}))
 
     def manifest(self, model: ModelReport) -> Manifest:
         """The manifest of the store, as long as it is not complete."""
@@ -77,10 +83,7 @@ def prepare(config: RunConfig) -> PreparedRun:
 
 def source_records(corpus: PackedCorpus, schedule: NDArray[np.int64]) -> tuple[SourceRecord, ...]:
     """The sources table: what the corpus holds of each source, and what the run saw of it."""
-    seen = np.zeros((len(schedule), len(corpus.sources)), np.int64)
-    for step, rows in enumerate(schedule):
-        sources = corpus.token_sources[rows, 1:]
-        seen[step] = np.bincount(sources[sources >= 0], minlength=len(corpus.sources))
+    seen = trained_tokens(corpus, schedule)
     records = []
     for index, source in enumerate(corpus.sources):
         steps = np.flatnonzero(seen[:, index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -20,32 +20,17 @@ from dist_attr.errors import ConfigError, DistAttrError, SimulationError, Worker
 from dist_attr.models import upload_folder
 from dist_attr.simulation.actor import ActorReport, ModelReport, SimulationActor
 from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, check_same_run
+from dist_attr.simulation.metrics import RunMetrics
+from dist_attr.simulation.placement import Placement
 from dist_attr.simulation.prepare import PreparedRun, prepare
+from dist_attr.simulation.probe import Probe
+from dist_attr.simulation.reports import Progress, SimulationReport, StrideReport
 from dist_attr.store import InfluenceStore, ModelIdentity, StoreWriter, open_store
 
 STRIDE_SECONDS = 1.0
 LOSS_SECONDS = 20.0  # in which Ray notices that a process is gone
 
 
-@dataclass(frozen=True)
-class StrideReport:
-    """Where a run stands.
-
-    Attributes:
-        step: steps done, of `steps`.
-        loss: of the last step over the global batch, nats per token.
-        drift: of the simulation from DeepSpeed's parameters at the last check, 0 before the first.
-        replica_steps_per_second: sources simulated times steps, in the last stride.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    drift: float
-    replica_steps_per_second: float
-
-
-Progress = Callable[[StrideReport], None]
 # Ray's types for actors do not know the methods of the class behind them.
 Actor = Any
 
@@ -73,11 +58,20 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
     _check_output(output, overwrite)
     check_same_run(checkpoints.latest(), run.identity(), output)
     connect()
+    gpus = gpus_per_actor(config.cluster.workers)
+    metrics = RunMetrics(output)
+
+    def report(stride: StrideReport) -> None:
+        metrics.report(stride)
+        if progress is not None:
+            progress(stride)
+
     for failures in count():
         try:
-            _attempt(run, output, checkpoints, progress or (lambda _: None))
+            _attempt(run, gpus, output, checkpoints, report)
             break
         except WorkerLostError as error:
+            metrics.worker_lost()
             if failures >= config.cluster.max_failures:
                 raise SimulationError(
                     f"{error}; after {failures} further attempts (cluster.max_failures) the run was stopped. "
@@ -97,9 +91,10 @@ def _check_output(output: str, overwrite: bool) -> None:
         raise ConfigError(f"output {output} holds a finished run; choose another place, or say --overwrite")
 
 
-def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: Progress) -> None:
+def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints, progress: Progress) -> None:
     """Go through the run with one set of actors, from the last checkpoint on if there is one."""
-    with _actors(run) as actors:
+    with _actors(run, gpus) as actors:
+        _wait_for_nodes(actors, run.config.cluster.wait_minutes)
         model = _build(actors)
         # Only now, when the model is known to be one that can be trained, is anything of an earlier run thrown away.
         checkpoints.discard_others()
@@ -112,6 +107,9 @@ def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: 
         _clear_result(output)
         (address,) = _all([actors[0].address.remote()])
         _all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors])
+        simulation = _settle(run, actors, checkpoints.url, checkpoint)
+        if simulation is not None and run.config.simulation.sources_per_pass is None:
+            run = run.with_sources_per_pass(simulation.sources_per_pass)
 
         def save(step: int) -> None:
             folder = checkpoints.folder(step)
@@ -125,10 +123,14 @@ def _attempt(run: PreparedRun, output: str, checkpoints: Checkpoints, progress: 
                     files=files,
                     identity=run.identity(),
                     initial_model=model.fingerprint,
+                    sources_per_pass=run.config.simulation.sources_per_pass,
                 )
             )
 
-        _train(run, actors, 0 if checkpoint is None else checkpoint.step, progress, save)
+        def report(stride: StrideReport) -> None:
+            progress(replace(stride, simulation=simulation))
+
+        _train(run, actors, 0 if checkpoint is None else checkpoint.step, report, save)
         _write_result(run, output, actors, model)
 
 
@@ -141,11 +143,11 @@ def _clear_result(output: str) -> None:
 
 
 @contextmanager
-def _actors(run: PreparedRun) -> Iterator[list[Actor]]:
+def _actors(run: PreparedRun, gpus: int) -> Iterator[list[Actor]]:
     """The actors of a run; however it ends, they are gone afterwards."""
     workers = run.config.cluster.workers
     remote: Actor = ray.remote(SimulationActor).options(
-        num_cpus=1, num_gpus=gpus_per_actor(workers), runtime_env={"env_vars": ENVIRONMENT}
+        num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": ENVIRONMENT}
     )
     task = ray.put(run.task)
     actors = [remote.remote(rank, task) for rank in range(workers)]
@@ -154,6 +156,19 @@ def _actors(run: PreparedRun) -> Iterator[list[Actor]]:
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _wait_for_nodes(actors: Sequence[Actor], minutes: float) -> None:
+    """Until every actor has found a place: a cluster may be busy, or still replacing a node that died."""
+    calls = [actor.__ray_ready__.remote() for actor in actors]
+    ready, waiting = ray.wait(calls, num_returns=len(calls), timeout=60 * minutes)
+    if waiting:
+        raise SimulationError(
+            f"{len(waiting)} of {len(calls)} actors found no free CPU or GPU on the cluster within {minutes:g} minutes "
+            "(cluster.wait_minutes). Add nodes, or ask for fewer (cluster.workers); a run that had begun continues "
+            "from its last checkpoint when it is started again"
+        )
+    _all(ready)
 
 
 def _build(actors: Sequence[Actor]) -> ModelReport:
@@ -166,12 +181,34 @@ def _build(actors: Sequence[Actor]) -> ModelReport:
     return models[0]
 
 
+def _settle(
+    run: PreparedRun, actors: Sequence[Actor], url: str, checkpoint: Checkpoint | None
+) -> SimulationReport | None:
+    """Choose the size of a pass, the same for all actors and as it was before, and let them find room."""
+    if run.config.simulation.method == "none":
+        return None
+    before = checkpoint.sources_per_pass if checkpoint is not None else None
+    measured: Probe
+    (measured,) = _all([actors[0].probe.remote(run.config.simulation.sources_per_pass or before)])
+    cost = measured.best
+    placed: list[Placement] = _all(
+        [actor.settle.remote(cost, measured.source_bytes, url, checkpoint) for actor in actors]
+    )
+    return SimulationReport(
+        sources_per_pass=cost.sources,
+        source_step_seconds=cost.seconds_each,
+        source_bytes=measured.source_bytes,
+        memory_bytes=max(place.device_bytes for place in placed),
+        parked_bytes=max(place.state_bytes if place.parked else 0 for place in placed),
+        parked=next((place.parked for place in placed if place.parked), None),
+    )
+
+
 def _train(
     run: PreparedRun, actors: Sequence[Actor], done: int, progress: Progress, save: Callable[[int], None]
 ) -> None:
     steps, stride, drift = run.config.training.steps, 1, 0.0
     seconds_between = 60 * run.config.cluster.checkpoint_minutes
-    simulated = len(run.task.corpus.sources) if run.config.simulation.method != "none" else 0
     saved, saved_at = done, time.monotonic()
     while done < steps:
         started, calls = time.monotonic(), [actor.advance.remote(stride) for actor in actors]
@@ -181,7 +218,8 @@ def _train(
             seconds = time.monotonic() - started
             drift = max(report.drift for report in reports) or drift
             loss = sum(report.loss for report in reports)
-            progress(StrideReport(done, steps, loss, drift, simulated * stride / seconds))
+            source_steps = sum(report.source_steps for report in reports)
+            progress(StrideReport(done, steps, loss, drift, source_steps / seconds))
         except KeyboardInterrupt:
             # The actors finish their stride and save it; a second Ctrl-C does not wait for that. If they cannot, the
             # run stops all the same, with the checkpoint before.

@@ -177,3 +177,16 @@ def test_law_5_the_driver_and_everything_else_killed(finished_run: Path, setting
     assert second.returncode == 0
     assert json.loads(printed.splitlines()[0])["step"] > 1
     assert_same_result(tmp_path / "run", finished_run)
+
+
+@pytest.mark.slow
+def test_law_5_a_killed_node_is_replaced_bit_for_bit(finished_run: Path, settings: Settings, tmp_path: Path) -> None:
+    config = settings(tmp_path / "run", cluster=ALWAYS)
+    (tmp_path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    command = [sys.executable, "-m", "tests.end_to_end.node_loss", str(tmp_path / "run.yaml"), "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    # Ray prints to the same stream when it goes.
+    steps = next(json.loads(line)["steps"] for line in done.stdout.splitlines() if line.startswith('{"steps"'))
+    assert 1 not in steps[1:], "it began anew instead of continuing"
+    assert_same_result(tmp_path / "run", finished_run)

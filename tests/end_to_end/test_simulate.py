@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -141,6 +143,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings: Settings, tmp_path: P
 def test_a_killed_worker_without_further_attempts_stops_the_run(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(SimulationError, match="worker of the run died"):
         da.simulate(settings(tmp_path, training={"steps": 200}, cluster={"max_failures": 0}), progress=kill_once())
+    assert_nothing_looks_finished(tmp_path)
+
+
+def test_a_cluster_that_stays_busy_stops_the_run(settings: Settings, tmp_path: Path) -> None:
+    other = ray.remote(lambda: time.sleep(120)).options(num_cpus=5).remote()
+    try:
+        with pytest.raises(SimulationError, match=r"of 2 actors found no free CPU .* within 0.05 minutes"):
+            da.simulate(settings(tmp_path, cluster={"workers": 2, "wait_minutes": 0.05}))
+    finally:
+        ray.cancel(other, force=True)
     assert_nothing_looks_finished(tmp_path)
 
 
