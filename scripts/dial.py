@@ -72,13 +72,13 @@ class Point:
     """A setting, or its average over runs.
 
     Attributes:
-        lever: the curve it belongs to.
+        curve: in the figure; None for the table alone.
         label: its name.
         cost: share of one training for each source.
         fidelity: LDS by truth and number of dropped sources.
     """
 
-    lever: str
+    curve: str | None
     label: str
     cost: float
     fidelity: dict[str, Any]
@@ -158,10 +158,11 @@ class Outcome:
             for setting in settings:
                 if (loaded := self._loaded(setting, RUNS[0])) is None:
                     continue
-                for readout in ("linear", "counterfactual"):
-                    if readout in loaded:
-                        found = self.fidelity_of(loaded[readout], list(self.truths))
-                        yield Point(f"{lever}, {readout}", f"{setting}, {readout}", float(loaded["cost"]), found)
+                readouts = [readout for readout in ("linear", "counterfactual") if readout in loaded]
+                for readout in readouts:
+                    curve = lever if readout == readouts[-1] else None
+                    found = self.fidelity_of(loaded[readout], list(self.truths))
+                    yield Point(curve, f"{setting}, {readout}", float(loaded["cost"]), found)
         sources = self._bench.dropped.shape[1]
         for setting in AVERAGED:
             runs = [loaded for seed in RUNS if (loaded := self._loaded(setting, seed)) is not None]
@@ -170,13 +171,13 @@ class Outcome:
                 scores = np.mean([loaded[readout] for loaded in runs[:number]], axis=0)
                 cost = sum(float(loaded["cost"]) for loaded in runs[:number]) + (number - 1) / sources
                 label = f"{setting}, {readout}, mean of {number} run{'s' * (number > 1)}"
-                yield Point(f"runs: {setting}", label, cost, self.fidelity_of(scores, ["any such run"]))
+                yield Point(f"{setting}, means over runs", label, cost, self.fidelity_of(scores, ["any such run"]))
 
 
 def show(points: Sequence[Point], ceilings: dict[str, float]) -> None:
     columns = list(dict.fromkeys(name for point in points for name in point.fidelity))
     table = Table("setting", "cost", *columns, title="LDS [95 % interval]; cost as a share of one training per source")
-    for point in points:
+    for point in {point.label: point for point in points}.values():  # a setting may be on several curves
         table.add_row(point.label, f"{point.cost:.3f}", *(str(point.fidelity.get(name, "")) for name in columns))
     console.print(table)
     console.print("noise ceiling of any such run: " + ", ".join(f"{n} dropped {c:.3f}" for n, c in ceilings.items()))
@@ -193,10 +194,9 @@ def draw(points: Sequence[Point], ceilings: dict[str, float], file: Path) -> Non
     panels = list(points[0].fidelity)
     figure, axes = plt.subplots(2, len(panels) // 2, figsize=(12, 9), sharex=True, squeeze=False)
     for axis, name in zip(axes.flat, panels, strict=True):
-        shown = [point for point in points if name in point.fidelity and "linear" not in point.lever[-6:]]
-        shown += [point for point in points if name in point.fidelity and point.lever.startswith(("tangent", "grad"))]
-        for number, lever in enumerate(dict.fromkeys(point.lever for point in shown)):
-            curve = sorted((p.cost, p.fidelity[name].value) for p in shown if p.lever == lever)
+        shown = [point for point in points if point.curve is not None and name in point.fidelity]
+        for number, lever in enumerate(dict.fromkeys(point.curve for point in shown)):
+            curve = sorted((point.cost, point.fidelity[name].value) for point in shown if point.curve == lever)
             axis.plot(*zip(*curve, strict=True), marker="os^vDPX*"[number % 8], markersize=5, label=lever)
         truth, dropped = name.rsplit(", ", 1)
         best = ceilings[dropped] if truth == "any such run" else max(p.fidelity[name].value for p in shown)

@@ -115,7 +115,7 @@ def simulated_scores(retraining: Retraining, method: str, settings: dict[str, fl
     state, weights, simulator = step.initial(step.space.read(start)), torch.ones(sources), None
     first = steps - round(settings.pop("window", 1.0) * steps)
     replicas = {name: settings.pop(name) for name in ("epsilon", "central") if name in settings}
-    levers = Levers(**{name: v if name.endswith("share") else int(v) for name, v in settings.items()})  # type: ignore[arg-type]
+    levers = Levers(**{name: v if name.startswith("curvature") else int(v) for name, v in settings.items()})  # type: ignore[arg-type]
     plain = simulated = 0.0
     for t, _, batch, seconds in in_turns(retraining):
         plain += seconds
@@ -123,7 +123,17 @@ def simulated_scores(retraining: Retraining, method: str, settings: dict[str, fl
             state = step(state, weights, batch, t)
             continue
         if simulator is None:
-            simulator = make_simulator(method, step, state, weights, range(sources), levers=levers, **replicas)  # type: ignore[arg-type]
+            at_once = round(8 / levers.curvature_share)  # in the same memory
+            simulator = make_simulator(
+                method,  # type: ignore[arg-type]
+                step,
+                state,
+                weights,
+                range(sources),
+                levers=levers,
+                sources_per_pass=at_once,
+                **replicas,  # type: ignore[arg-type]
+            )
         started = time.process_time()
         simulator.advance(batch, t)
         simulated += time.process_time() - started

@@ -22,7 +22,8 @@ class TrajectorySimulator:
     another code path.
 
     With a part of the batch for the curvature, the gradient at the run's own parameters θ is a control variate: a
-    replica's is taken to be g(θ; w_b) + [g_part(θ_b; w_b) − g_part(θ; w_b)], which all of the batch would make exact.
+    replica's is taken to be g(θ; w_b) + κ [g_part(θ_b; w_b) − g_part(θ; w_b)], with a weight κ for a part's noise; all
+    of the batch with κ = 1 would make that exact.
     At θ the gradients with different weights differ by direct terms, (1/n_t) Σ_{j of b} ∇ℓ_j(θ), and those of all
     sources together cost about as much as one gradient.
     """
@@ -93,8 +94,8 @@ class TrajectorySimulator:
             of_part = of_parts(self._thetas(rows), self._weights[rows], part, curvature_count(part))
             of_run = of_part[0].clone() if of_run is None else of_run  # row 0, and so in the first pass
             direct = source_gradients(self._step, run, batch, self._changed[rows])
-            direct -= source_gradients(self._step, run, part, self._changed[rows])
-            yield rows, whole + (of_part - of_run) + self._changes[rows] * direct
+            of_part -= of_run + self._changes[rows] * source_gradients(self._step, run, part, self._changed[rows])
+            yield rows, whole + self._changes[rows] * direct + self._levers.curvature_weight * of_part
 
     def _thetas(self, rows: slice) -> Tensor:
         """Parameters of some replicas, where the run is computed."""

@@ -19,7 +19,7 @@ TANGENT = {
     "horizon": Levers(horizon=2),
     "stride": Levers(stride=2),
     "share": Levers(curvature_share=0.5),
-    "all": Levers(horizon=3, stride=2, curvature_share=0.34),
+    "all": Levers(horizon=3, stride=2, curvature_share=0.34, curvature_weight=0.7),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"method": "tangent", "levers": levers} for name, levers in TANGENT.items()},

@@ -71,7 +71,9 @@ def plain_tangent(run: Run, source: int, levers: Levers) -> Tensor:
 
         change = gradient(theta, batch, only)
         if t % levers.stride == levers.stride - 1:
-            change = change + levers.stride * torch.func.jvp(of_rows, (theta,), (moved[0],))[1]
+            change = (
+                change + levers.curvature_weight * levers.stride * torch.func.jvp(of_rows, (theta,), (moved[0],))[1]
+            )
             turn += 1
         last_seen = t if (batch.sources == source).any() else last_seen
         at = (theta, first, second, gradient(theta, batch, WEIGHTS))
@@ -81,7 +83,7 @@ def plain_tangent(run: Run, source: int, levers: Levers) -> Tensor:
     return moved[0]
 
 
-def plain_replica(run: Run, source: int, epsilon: float, share: float) -> Tensor:
+def plain_replica(run: Run, source: int, epsilon: float, share: float, weight: float) -> Tensor:
     """One source's: the run and its replica side by side."""
     weights = WEIGHTS.clone()
     weights[source] -= epsilon
@@ -89,7 +91,7 @@ def plain_replica(run: Run, source: int, epsilon: float, share: float) -> Tensor
     for t, batch in enumerate(run.batches):
         rows, at, there = chosen_rows(batch, share, t), of_run[0], of_replica[0]
         correction = gradient(there, batch, weights, rows) - gradient(at, batch, weights, rows)
-        of_replica = adam(*of_replica, gradient(at, batch, weights) + correction, t)
+        of_replica = adam(*of_replica, gradient(at, batch, weights) + weight * correction, t)
         of_run = adam(*of_run, gradient(at, batch, WEIGHTS), t)
     return (of_run[0] - of_replica[0]) / epsilon
 
@@ -102,12 +104,12 @@ def test_tangents_equal_a_plain_loop(levers: Levers) -> None:
         torch.testing.assert_close(simulated[source], plain_tangent(run, source, levers), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+@pytest.mark.parametrize(("share", "weight"), [(1.0, 1.0), (0.5, 1.0), (0.5, 0.6), (0.25, 0.3)])
 @pytest.mark.parametrize("epsilon", [1.0, 0.3])
-def test_replicas_equal_a_plain_loop(epsilon: float, share: float) -> None:
+def test_replicas_equal_a_plain_loop(epsilon: float, share: float, weight: float) -> None:
     run = small_network()
-    levers = Levers(curvature_share=share)
+    levers = Levers(curvature_share=share, curvature_weight=weight)
     simulated = tangents(run, method="trajectory", epsilon=epsilon, levers=levers)
     for source in range(SOURCES):
-        plain = plain_replica(run, source, epsilon, share)
+        plain = plain_replica(run, source, epsilon, share, weight)
         torch.testing.assert_close(simulated[source], plain, rtol=1e-9, atol=1e-12)
