@@ -66,8 +66,8 @@ def plain_tangent(run: Run, source: int, levers: Levers) -> Tensor:
         def of_rows(theta: Tensor, batch: Batch = batch, rows: list[int] = rows) -> Any:
             return gradient(theta, batch, WEIGHTS, rows)
 
-        def step(*state: Tensor, t: int = t) -> Any:
-            return adam(*state, t)
+        def step(theta: Tensor, first: Tensor, second: Tensor, gradient: Tensor, t: int = t) -> Any:
+            return adam(theta, first, second, gradient, t)
 
         change = gradient(theta, batch, only)
         if t % levers.stride == levers.stride - 1:
