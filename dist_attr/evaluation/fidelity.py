@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,34 @@ def lds(predicted: Floats, true: Floats, *, resamples: int = 2000, seed: int = 0
         means.append(_rank_correlations(predicted[rows], true[rows])[columns].mean())
     low, high = np.percentile(means, [2.5, 97.5])
     return LDS(float(per_query.mean()), float(low), float(high), per_query)
+
+
+def noise_ceiling(outputs: Floats) -> float:
+    """The LDS that the expected outputs themselves would have against a mean over runs with different seeds.
+
+    A mean over few runs is a noisy truth, and no prediction that knows nothing of these very runs does better. It is
+    taken from split-half reliability: the runs are divided into two halves in every way, the rank correlation of the
+    halves' means over subsets is averaged over divisions and queries, and brought from the length of a half to that of
+    all runs by the Spearman-Brown formula. What has no noise correlates with the mean as the root of its reliability.
+
+    Args:
+        outputs: (runs, subsets, queries) outputs of models retrained without each subset, four or more runs.
+
+    Raises:
+        ValueError: there are fewer than 4 runs or 3 subsets, no queries, or a value is not finite.
+    """
+    runs, half = len(outputs), len(outputs) // 2
+    if outputs.ndim != 3 or runs < 4 or outputs.shape[1] < 3 or outputs.shape[2] == 0:
+        raise ValueError(f"need outputs (4 or more runs, 3 or more subsets, queries), not {outputs.shape}")
+    if not np.isfinite(outputs).all():
+        raise ValueError("outputs must be finite")
+    between = [
+        _rank_correlations(outputs[list(some)].mean(axis=0), outputs[list(others)].mean(axis=0)).mean()
+        for some in combinations(range(runs), half)
+        for others in combinations(sorted(set(range(runs)) - set(some)), half)
+    ]
+    correlation, times = max(0.0, float(np.mean(between))), runs / half
+    return math.sqrt(times * correlation / (1 + (times - 1) * correlation))
 
 
 def predicted_change(scores: NDArray[np.floating[Any]], dropped: NDArray[np.bool_]) -> Floats:

@@ -40,16 +40,19 @@ class Retraining:
     end_of_text: int
     queries: Sequence[EncodedQuery]
 
-    def train(self, source_weights: Sequence[float]) -> nn.Module:
-        """The model trained from the run's own start with these source weights."""
-        model = build_model(
+    def start(self) -> nn.Module:
+        """The model at the run's own initial weights."""
+        return build_model(
             self.model,
             vocabulary=self.vocabulary,
             end_of_text=self.end_of_text,
             sequence_length=self.training.sequence_length,
             seed=self.training.seed,
         )
-        return retrain(model, self.corpus, self.training, source_weights)
+
+    def train(self, source_weights: Sequence[float]) -> nn.Module:
+        """The model trained from that start with these source weights."""
+        return retrain(self.start(), self.corpus, self.training, source_weights)
 
     def outputs(self, source_weights: Sequence[float]) -> NDArray[np.float64]:
         """log p(completion | prompt) of each query after that training, (queries,) in nats."""

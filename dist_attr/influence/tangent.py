@@ -118,7 +118,7 @@ class TangentSimulator:
                 (theta,),
                 (self._thetas(rows),),
             )
-            value.add_(curvature, alpha=strength)
+            value.add_(curvature, alpha=strength * self._levers.curvature_weight)
         _, clip_factor = push_forward(self._step.clip_factor, (gradient.value,), (value,))
         return Gradient(value, clip_factor)
 

@@ -21,9 +21,11 @@ class TrajectorySimulator:
     itself, unperturbed: it goes through the same kernels as the replicas, so that a difference holds no rounding of
     another code path.
 
-    With a part of the batch for the curvature, the run's own gradient g is a control variate: a replica's is taken to
-    be g(θ) + [g_part(θ_b) − g_part(θ)] − ε (1/n_t) Σ_{j of b} ∇ℓ_j(θ_b). All of the batch would make that exact, since
-    the last, direct term is taken where the replica is; it needs only the rows that hold the source.
+    With a part of the batch for the curvature, the gradient at the run's own parameters θ is a control variate: a
+    replica's is taken to be g(θ; w_b) + κ [g_part(θ_b; w_b) − g_part(θ; w_b)], with a weight κ for a part's noise; all
+    of the batch with κ = 1 would make that exact.
+    At θ the gradients with different weights differ by direct terms, (1/n_t) Σ_{j of b} ∇ℓ_j(θ), and those of all
+    sources together cost about as much as one gradient.
     """
 
     def __init__(
@@ -85,15 +87,15 @@ class TrajectorySimulator:
             for rows in self._passes:
                 yield rows, gradients(self._thetas(rows), self._weights[rows], batch)
             return
-        run, of_run = self._weights[0], None
-        whole = self._step.gradient(self.parameters, run, batch)
-        of_parts = vmap(self._step.gradient, in_dims=(0, None, None, None))
+        run, of_run = self.parameters.clone(), None  # row 0 moves on after the first pass
+        whole = self._step.gradient(run, self._weights[0], batch)
+        of_parts = vmap(self._step.gradient, in_dims=(0, 0, None, None))
         for rows in self._passes:
-            theta = self._thetas(rows)
-            of_part = of_parts(theta, run, part, curvature_count(part))
+            of_part = of_parts(self._thetas(rows), self._weights[rows], part, curvature_count(part))
             of_run = of_part[0].clone() if of_run is None else of_run  # row 0, and so in the first pass
-            direct = source_gradients(self._step, theta, batch, self._changed[rows])
-            yield rows, whole + (of_part - of_run) + self._changes[rows] * direct
+            direct = source_gradients(self._step, run, batch, self._changed[rows])
+            of_part -= of_run + self._changes[rows] * source_gradients(self._step, run, part, self._changed[rows])
+            yield rows, whole + self._changes[rows] * direct + self._levers.curvature_weight * of_part
 
     def _thetas(self, rows: slice) -> Tensor:
         """Parameters of some replicas, where the run is computed."""

@@ -224,7 +224,7 @@ class SimulationActor:
             central=settings.central,
             sources_per_pass=self._per_pass,
             stack=self._placement.stack,
-            levers=Levers(settings.horizon, settings.stride, settings.curvature_share),
+            levers=Levers(settings.horizon, settings.stride, settings.curvature_share, settings.curvature_weight),
         )
 
     def _check_drift(self, simulator: Simulator, step: int) -> float:

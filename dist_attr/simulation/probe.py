@@ -141,7 +141,7 @@ def pass_simulator(
         start,
         weights,
         [min(batch.present)] * (size - 1 if replicas else size),
-        levers=Levers(settings.horizon, settings.stride, settings.curvature_share),
+        levers=Levers(settings.horizon, settings.stride, settings.curvature_share, settings.curvature_weight),
         sources_per_pass=size,
     )
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from dist_attr.evaluation import drop_subsets, lds, predicted_change
+from dist_attr.evaluation import drop_subsets, lds, noise_ceiling, predicted_change
 
 Floats = NDArray[np.float64]
 
@@ -102,3 +102,33 @@ def test_every_source_is_dropped_as_likely() -> None:
 def test_more_subsets_than_there_are_is_an_error() -> None:
     with pytest.raises(ValueError, match="no 7 different ways to drop 2 of 4 sources"):
         drop_subsets(4, 7, 2, seed=0)
+
+
+def runs_of_one_effect(runs: int, noise: float, seed: int = 0) -> tuple[Floats, Floats]:
+    """Outputs (runs, subsets, queries) of runs that differ by noise of their own, and what they share."""
+    draw = np.random.default_rng(seed)
+    expected = draw.normal(size=(60, 80))
+    return expected + noise * draw.normal(size=(runs, 60, 80)), expected
+
+
+@pytest.mark.parametrize(("runs", "noise"), [(4, 0.5), (5, 2.0), (7, 1.0)])
+def test_the_noise_ceiling_is_the_lds_of_what_the_runs_share(runs: int, noise: float) -> None:
+    outputs, expected = runs_of_one_effect(runs, noise)
+    best = lds(expected, outputs.mean(axis=0), resamples=2).value
+    assert noise_ceiling(outputs) == pytest.approx(best, abs=0.015)
+
+
+def test_the_noise_ceiling_of_runs_that_agree_and_of_runs_that_do_not() -> None:
+    _, expected = runs_of_one_effect(4, 1.0)
+    assert noise_ceiling(np.stack([expected] * 5)) == pytest.approx(1)
+    noise = np.random.default_rng(1).normal(size=(6, 60, 80))
+    assert noise_ceiling(noise) < 0.2
+    assert noise_ceiling(np.stack([expected, -expected] * 2)) == 0
+
+
+@pytest.mark.parametrize(
+    "outputs", [np.zeros((3, 9, 9)), np.zeros((4, 9)), np.zeros((4, 9, 0)), np.full((4, 9, 9), np.nan)]
+)
+def test_outputs_without_a_ceiling_are_refused(outputs: Floats) -> None:
+    with pytest.raises(ValueError, match=r"need outputs|must be finite"):
+        noise_ceiling(outputs)

@@ -7,67 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dist_attr.influence import (
-    Adam,
-    Batch,
-    LearningRate,
-    Levers,
-    ParameterSpace,
-    Simulator,
-    TrainingStep,
-    make_simulator,
-    module_forward,
-)
+from dist_attr.influence import Batch, Levers
 from dist_attr.influence.forward_mode import push_forward
 from dist_attr.influence.levers import source_gradients
+from tests.influence.lever_runs import (
+    FIRST,
+    LATE,
+    NEVER,
+    SETTINGS,
+    SOURCES,
+    STEPS,
+    TANGENT,
+    WEIGHTS,
+    advance,
+    in_rows,
+    simulator,
+    tangents,
+)
 from tests.runs import Run, small_run
-
-STEPS, SOURCES = 6, 7
-FIRST, LATE, NEVER = 0, 5, 6  # in the batch of step 0 alone, from step 4 on, in no batch
-WEIGHTS = torch.linspace(0.5, 2, SOURCES, dtype=torch.float64)
-
-TANGENT = {
-    "horizon": Levers(horizon=2),
-    "stride": Levers(stride=2),
-    "share": Levers(curvature_share=0.5),
-    "all": Levers(horizon=3, stride=2, curvature_share=0.34),
-}
-SETTINGS: dict[str, dict[str, Any]] = {
-    **{name: {"method": "tangent", "levers": levers} for name, levers in TANGENT.items()},
-    "replicas": {"method": "trajectory", "levers": Levers(curvature_share=0.5)},
-    "central": {"method": "trajectory", "central": True, "epsilon": 0.5, "levers": Levers(curvature_share=0.5)},
-}
-
-
-def in_rows(run: Run) -> Run:
-    """The run with one source for each sequence, but for one that two sources share, and padding; no warm-up."""
-    generator = torch.Generator().manual_seed(3)
-    batches = []
-    for number, batch in enumerate(run.batches):
-        sources = torch.randint(1, LATE, (len(batch.inputs), 1), generator=generator).repeat(1, batch.sources.shape[1])
-        sources[1, 5:] = 1 + number % 4
-        sources[0] = FIRST if number == 0 else LATE if number >= 4 else 2
-        batches.append(replace(batch, sources=torch.where(batch.sources < 0, -1, sources)))
-    return replace(run, step=replace(run.step, rate=LearningRate(run.step.rate(2))), batches=batches)
-
-
-def simulator(run: Run, sources: list[int] | None = None, method: str = "tangent", **settings: Any) -> Simulator:
-    chosen = list(range(SOURCES)) if sources is None else sources
-    return make_simulator(
-        training_step=run.step, start=run.start, weights=WEIGHTS, sources=chosen, **{"method": method, **settings}
-    )
-
-
-def advance(run: Run, simulated: Simulator, first: int = 0, last: int = STEPS) -> Simulator:
-    for number in range(first, last):
-        simulated.advance(run.batches[number], number)
-    return simulated
-
-
-def tangents(run: Run, **settings: Any) -> Tensor:
-    return advance(run, simulator(run, **settings)).tangents()
 
 
 @pytest.mark.parametrize("levers", [Levers(), Levers(horizon=STEPS), Levers(stride=1), Levers(curvature_share=1.0)])
@@ -139,17 +98,6 @@ def test_direct_term_and_curvature_add_up_to_the_derivative(mixed: bool) -> None
     torch.testing.assert_close(direct + curvature, whole, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("mixed", [True, False])
-def test_direct_terms_where_each_replica_is(mixed: bool) -> None:
-    run = small_run() if mixed else in_rows(small_run())
-    batch, sources = run.batches[0], [2, NEVER, 2, 3]
-    thetas = run.theta + some_moves(run, 4)
-    direct = source_gradients(run.step, thetas, batch, sources)
-    for row, source in enumerate(sources):
-        true = run.step.gradient(thetas[row], torch.eye(SOURCES, dtype=torch.float64)[source], batch)
-        torch.testing.assert_close(direct[row], true, rtol=1e-10, atol=1e-12)
-
-
 def some_moves(run: Run, number: int) -> Tensor:
     return 0.1 * torch.randn(number, len(run.theta), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -172,74 +120,6 @@ def test_horizon_one_freezes_a_source_after_its_own_step() -> None:
     assert after_one.any()
     assert torch.equal(simulated.tangents()[FIRST], after_one)
     assert not torch.equal(tangents(run)[FIRST], after_one)
-
-
-def small_network() -> Run:
-    """A network on vectors, one source for each: batches without a second dimension."""
-    generator = torch.Generator().manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5)).double()
-    space = ParameterSpace.of(network)
-    batches = [
-        Batch(
-            torch.randn(8, 3, dtype=torch.float64, generator=generator),
-            torch.randint(0, 5, (8,), generator=generator),
-            torch.randint(0, SOURCES, (8,), generator=generator),
-        )
-        for _ in range(STEPS)
-    ]
-    step = TrainingStep(module_forward(network), space, Adam(eps_root=1e-6), LearningRate(0.02), clipping=0.3)
-    return Run(network, step, space.read(network), batches)
-
-
-def plainly(run: Run, source: int, levers: Levers) -> Tensor:
-    """One source's tangent in so many words: loss, clipping and Adam written out, one product for each part."""
-
-    def losses(theta: Tensor, batch: Batch) -> Tensor:
-        into, bias, out, last = theta.split([12, 4, 20, 5])
-        hidden = torch.tanh(batch.inputs @ into.view(4, 3).T + bias)
-        logits = hidden @ out.view(5, 4).T + last
-        return nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-
-    theta, first, second = run.theta, torch.zeros_like(run.theta), torch.zeros_like(run.theta)
-    moved, turn, last_seen = [torch.zeros_like(run.theta)] * 3, 0, -100
-    for t, batch in enumerate(run.batches):
-        size = round(levers.curvature_share * len(batch.targets))
-        rows = [(turn * size + i) % len(batch.targets) for i in range(size)]
-        weights, here = WEIGHTS[batch.sources], (batch.sources == source).double()
-
-        def gradient(theta: Tensor, batch: Batch = batch, weights: Tensor = weights) -> Any:
-            return torch.func.grad(lambda theta: (weights * losses(theta, batch)).mean())(theta)
-
-        def of_rows(theta: Tensor, batch: Batch = batch, weights: Tensor = weights, rows: list[int] = rows) -> Any:
-            return torch.func.grad(lambda theta: (weights * losses(theta, batch))[rows].mean())(theta)
-
-        def direct(theta: Tensor, batch: Batch = batch, here: Tensor = here) -> Any:
-            return torch.func.grad(lambda theta: (here * losses(theta, batch)).mean())(theta)
-
-        def adam(theta: Tensor, first: Tensor, second: Tensor, gradient: Tensor, t: int = t) -> Any:
-            gradient = gradient * (0.3 / (gradient.square().sum().sqrt() + 1e-6)).clamp(max=1)
-            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-            root = (second / (1 - 0.999 ** (t + 1)) + 1e-6).sqrt() + 1e-8
-            return theta - 0.02 * first / (1 - 0.9 ** (t + 1)) / root, first, second
-
-        change = direct(theta)
-        if t % levers.stride == levers.stride - 1:
-            change = change + levers.stride * torch.func.jvp(of_rows, (theta,), (moved[0],))[1]
-            turn += 1
-        last_seen = t if here.any() else last_seen
-        at = (theta, first, second, gradient(theta))
-        if levers.horizon is None or t - last_seen < levers.horizon:
-            moved = list(torch.func.jvp(adam, at, (*moved, change))[1])
-        theta, first, second = adam(*at)
-    return moved[0]
-
-
-@pytest.mark.parametrize("levers", [Levers(), *TANGENT.values()])
-def test_tangents_equal_a_plain_loop(levers: Levers) -> None:
-    run = small_network()
-    simulated = tangents(run, levers=levers)
-    for source in range(SOURCES):
-        torch.testing.assert_close(simulated[source], plainly(run, source, levers), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -1,0 +1,251 @@
+"""The dial: fidelity (LDS) against cost for every lever that makes a simulation cheaper, against both truths.
+
+Protocol of scripts/fidelity.py: a small GPT trained from scratch on the beginnings of 24 presidents' speeches, 48
+queries, 40 subsets that drop 2 sources and 40 that drop half. *This run* is the retrained model of the same seed; *any
+such run* the mean over five other seeds, of initial weights and batch order alike, and no simulation has one of those.
+Beside the second truth stands its noise ceiling.
+
+Costs are seconds of the processor, in turns with the plain training of the same run, as a share of one training for
+each source, which is what retraining without each source costs. An average over K runs pays for their simulations and
+for the K − 1 further trainings. The full simulation is the trajectory without levers, read out as a counterfactual.
+
+Every finished simulation and retraining is a file in WORK: an interrupted run goes on there, and `--show` prints and
+draws what there is. All of it takes some 70 minutes of a processor core for each of two workers.
+
+Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg
+         python -m scripts.dial --work runs/dial --show
+         python -m scripts.dial --work runs/try --quick
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from dist_attr.cluster import ENVIRONMENT
+from dist_attr.evaluation import drop_subsets, lds, noise_ceiling, predicted_change
+from scripts import fidelity
+from scripts.dial_tasks import Bench, Simulation, Truth, work
+
+EXACT = "trajectory"
+SHARES = ("0.5", "0.25", "0.125", "0.0625")
+WEIGHTED = {"0.5": ("0.6",), "0.25": ("0.7", "0.4"), "0.125": ("0.4", "0.25"), "0.0625": ("0.2",)}  # weights by share
+WINDOWS = ("0.75", "0.67", "0.5", "0.33", "0.2")
+STEADY = f"{EXACT} curvature_share=0.25 curvature_weight=0.4"
+CHEAPEST = f"{EXACT} curvature_share=0.0625 curvature_weight=0.2"
+LEVERS = {
+    "trajectory, share": [EXACT, *(f"{EXACT} curvature_share={share}" for share in SHARES)],
+    "trajectory, share and weight": [
+        f"{EXACT} curvature_share={share} curvature_weight={weight}"
+        for share, weights in WEIGHTED.items()
+        for weight in weights
+    ],
+    "trajectory, window": [EXACT, *(f"{EXACT} window={window}" for window in WINDOWS)],
+    "trajectory, share 0.25, weight 0.4, window": [STEADY, *(f"{STEADY} window={window}" for window in WINDOWS)],
+    "tangent, share": ["tangent", *(f"tangent curvature_share={share}" for share in SHARES)],
+    "tangent, stride": ["tangent", *(f"tangent stride={stride}" for stride in (2, 3, 4))],
+    "tangent, horizon": [*(f"tangent horizon={horizon}" for horizon in (10, 25, 50, 100)), "tangent"],
+    "gradient dot product": ["gradient", "gradient checkpoints=2", "gradient checkpoints=4", "gradient checkpoints=8"],
+}
+AVERAGED = ("gradient", CHEAPEST, EXACT)  # over runs of other seeds
+RUNS, TRUTHS = (0, 6, 7, 8, 9), (1, 2, 3, 4, 5)  # seeds
+NEAR, CHEAP = 0.05, 0.25  # what a lever should reach
+console = Console()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting, or its average over runs.
+
+    Attributes:
+        curve: in the figure; None for the table alone.
+        label: its name.
+        cost: share of one training for each source.
+        fidelity: LDS by truth and number of dropped sources.
+    """
+
+    curve: str | None
+    label: str
+    cost: float
+    fidelity: dict[str, Any]
+
+
+def small_gpt(folder: Path, quick: bool) -> Bench:
+    protocol = fidelity.QUICK if quick else fidelity.Protocol()
+    queries = fidelity.split_speeches(protocol, documents := folder / "documents.jsonl")
+    tokenizer = fidelity.save_tokenizer(documents, queries, folder / "tokenizer")
+    config = fidelity.run_config(protocol, documents, tokenizer, folder / "run", EXACT, 1)
+    subsets = [drop_subsets(protocol.sources, protocol.subsets, number, 0) for number in protocol.drops]
+    return Bench(fidelity.retraining_of(config, queries), np.concatenate(subsets), folder)
+
+
+def all_tasks(bench: Bench) -> list[Truth | Simulation]:
+    """First what the first truth needs; every second subset before the others, so that a part is a fair sample."""
+    subsets = [subset for start in (0, 1) for subset in range(start, len(bench.dropped), 2)]
+    settings = dict.fromkeys(setting for curve in LEVERS.values() for setting in curve)
+    return [
+        *(Truth(RUNS[0], subset) for subset in subsets),
+        *(Simulation(RUNS[0], setting) for setting in settings),
+        *(Truth(seed, subset) for subset in subsets for seed in TRUTHS),
+        *(Simulation(seed, setting) for setting in AVERAGED for seed in RUNS[1:]),
+    ]
+
+
+def compute(bench: Bench, tasks: Sequence[Truth | Simulation], workers: int) -> None:
+    """All that is not in the folder yet."""
+    missing = [task for task in tasks if not task.file(bench).exists()]
+    with fidelity.progress_bars() as bars, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        bar = bars.add_task("simulations and retrainings", total=len(missing))
+        for done in as_completed([pool.submit(work, bench, task) for task in missing]):
+            done.result()
+            bars.update(bar, advance=1)
+
+
+class Outcome:
+    """What the folder says about a bench."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._size = bench.dropped.sum(axis=1)
+        self.drops = sorted(set(self._size.tolist()))
+        self.truths = {"this run": self._truth(RUNS[:1]), "any such run": self._truth(TRUTHS)}
+
+    def _truth(self, seeds: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The subsets that are there for all seeds, and the outputs (seeds, subsets, queries)."""
+        files = [[Truth(seed, i).file(self._bench) for seed in seeds] for i in range(len(self._size))]
+        there = np.array([i for i, of_seeds in enumerate(files) if all(file.exists() for file in of_seeds)], np.int64)
+        return there, np.array(
+            [[np.load(of_seed[i])["outputs"] for i in there] for of_seed in zip(*files, strict=True)]
+        )
+
+    def ceilings(self) -> dict[str, float]:
+        """Of the second truth, by number of dropped sources."""
+        there, outputs = self.truths["any such run"]
+        return {str(n): noise_ceiling(outputs[:, self._size[there] == n]) for n in self.drops}
+
+    def fidelity_of(self, scores: NDArray[np.float64], truths: Sequence[str]) -> dict[str, Any]:
+        """LDS of scores (queries, sources) by truth and number of dropped sources."""
+        found: dict[str, Any] = {}
+        for name in truths:
+            there, outputs = self.truths[name]
+            for number in self.drops:
+                chosen = self._size[there] == number
+                predicted = predicted_change(scores, self._bench.dropped[there[chosen]])
+                found[f"{name}, {number}"] = lds(predicted, outputs[:, chosen].mean(axis=0), resamples=500)
+        return found
+
+    def _loaded(self, setting: str, seed: int) -> Any:
+        file = Simulation(seed, setting).file(self._bench)
+        return np.load(file) if file.exists() else None
+
+    def points(self) -> Iterator[Point]:
+        """All settings of the first run, then the averages."""
+        for lever, settings in LEVERS.items():
+            for setting in settings:
+                if (loaded := self._loaded(setting, RUNS[0])) is None:
+                    continue
+                readouts = [readout for readout in ("linear", "counterfactual") if readout in loaded]
+                for readout in readouts:
+                    curve = lever if readout == readouts[-1] else None
+                    found = self.fidelity_of(loaded[readout], list(self.truths))
+                    yield Point(curve, f"{setting}, {readout}", float(loaded["cost"]), found)
+        sources = self._bench.dropped.shape[1]
+        for setting in AVERAGED:
+            runs = [loaded for seed in RUNS if (loaded := self._loaded(setting, seed)) is not None]
+            readout = "counterfactual" if all("counterfactual" in loaded for loaded in runs) else "linear"
+            for number in range(1, len(runs) + 1):
+                scores = np.mean([loaded[readout] for loaded in runs[:number]], axis=0)
+                cost = sum(float(loaded["cost"]) for loaded in runs[:number]) + (number - 1) / sources
+                label = f"{setting}, {readout}, mean of {number} run{'s' * (number > 1)}"
+                yield Point(f"{setting}, means over runs", label, cost, self.fidelity_of(scores, ["any such run"]))
+
+
+def show(points: Sequence[Point], ceilings: dict[str, float]) -> None:
+    columns = list(dict.fromkeys(name for point in points for name in point.fidelity))
+    table = Table("setting", "cost", *columns, title="LDS [95 % interval]; cost as a share of one training per source")
+    for point in {point.label: point for point in points}.values():  # a setting may be on several curves
+        table.add_row(point.label, f"{point.cost:.3f}", *(str(point.fidelity.get(name, "")) for name in columns))
+    console.print(table)
+    console.print("noise ceiling of any such run: " + ", ".join(f"{n} dropped {c:.3f}" for n, c in ceilings.items()))
+
+
+def draw(points: Sequence[Point], ceilings: dict[str, float], file: Path) -> None:
+    """One panel for each truth and number of dropped sources."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    mpl.rcParams["svg.hashsalt"] = "dial"  # the same figures make the same file
+    from matplotlib import pyplot as plt
+
+    panels = list(points[0].fidelity)
+    figure, axes = plt.subplots(2, len(panels) // 2, figsize=(12, 9), sharex=True, squeeze=False)
+    for axis, name in zip(axes.flat, panels, strict=True):
+        shown = [point for point in points if point.curve is not None and name in point.fidelity]
+        for number, lever in enumerate(dict.fromkeys(point.curve for point in shown)):
+            curve = sorted((point.cost, point.fidelity[name].value) for point in shown if point.curve == lever)
+            axis.plot(*zip(*curve, strict=True), marker="os^vDPX*"[number % 8], markersize=5, label=lever)
+        truth, dropped = name.rsplit(", ", 1)
+        best = ceilings[dropped] if truth == "any such run" else max(p.fidelity[name].value for p in shown)
+        axis.axhspan(best - NEAR, best, color="0.9", label=f"within {NEAR} of the best possible")
+        axis.axvline(CHEAP, color="0.6", linestyle=":")
+        axis.set(title=f"truth: {truth}; {dropped} sources dropped", xscale="log", ylabel="LDS")
+        axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("cost; 1 is one training per source")
+    handles = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="lower center", ncols=3, fontsize="small")
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def main(
+    work_folder: Annotated[Path, typer.Option("--work", help="folder of everything that is computed")],
+    quick: Annotated[bool, typer.Option("--quick", help="a try of about a minute; measures nothing")] = False,
+    only_show: Annotated[bool, typer.Option("--show", help="compute nothing more")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="processes, one thread each")] = 2,
+    figure: Annotated[Path | None, typer.Option(help="SVG or PNG file to draw")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for all figures")] = None,
+) -> None:
+    """Simulate and retrain, and print and draw fidelity against cost.
+
+    Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg
+    """
+    work_folder.mkdir(parents=True, exist_ok=True)
+    bench = small_gpt(work_folder, quick)
+    if not only_show:
+        compute(bench, all_tasks(bench), workers)
+    outcome = Outcome(bench)
+    points, ceilings = list(outcome.points()), outcome.ceilings()
+    show(points, ceilings)
+    if figure is not None:
+        draw(points, ceilings, figure)
+    if out is not None:
+        rows = [
+            {"setting": p.label, "cost": p.cost}
+            | {name: [found.value, found.low, found.high] for name, found in p.fidelity.items()}
+            for p in points
+        ]
+        out.write_text(json.dumps({"ceilings": ceilings, "settings": rows}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        # glibc and OpenMP read their settings when a process starts.
+        os.execve(sys.executable, [sys.executable, "-m", "scripts.dial", *sys.argv[1:]], {**os.environ, **wanted})
+    typer.run(main)
