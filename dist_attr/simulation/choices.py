@@ -8,7 +8,8 @@ from typing import Any
 from dist_attr.config import RunConfig, SimulationConfig
 from dist_attr.simulation.workload import Bools, active_sources
 
-HORIZON, SHARE = 20, 0.25
+HORIZON = 20
+SHARE, WEIGHT = 0.25, 0.4  # see the dial in docs/results.md
 OF_ONE_METHOD = {"method", "epsilon", "central", "horizon", "stride"}
 TANGENT_COST = 2.3  # gradients for each active source and step, where a replica costs one
 PARKED = 2.0  # how much more active rows may cost where the others need not be fetched from where they are parked
@@ -79,7 +80,8 @@ def choices(config: RunConfig) -> list[Choice]:
     if simulation.method != "trajectory":
         add("trajectory", {"simulation.method": "trajectory"})
     if simulation.curvature_share == 1:
-        add(f"curvature share {SHARE}", {"simulation.curvature_share": SHARE})
+        changes = {"simulation.curvature_share": SHARE, "simulation.curvature_weight": WEIGHT}
+        add(f"curvature share {SHARE}, weight {WEIGHT}", changes)
     if simulation.window is None and config.training.steps > 1:
         add("window, the last half", {"simulation.window": config.training.steps // 2})
     if config.model.lora is None and not config.model.include and not config.model.exclude:

@@ -11,7 +11,7 @@ from dist_attr.config import RunConfig, SimulationConfig
 from dist_attr.simulation.choices import HORIZON, choices, choose
 from dist_attr.simulation.workload import Bools
 
-OTHERS = "curvature share 0.25", "window, the last half", "LoRA, rank 8"
+OTHERS = "curvature share 0.25, weight 0.4", "window, the last half", "LoRA, rank 8"
 
 
 def turns(sources: int, steps: int, each: int) -> Bools:
@@ -49,7 +49,7 @@ def test_auto_takes_what_costs_less(sources: int, each: int, memory: int, method
                 "as set",
                 "tangent, horizon 20",
                 "trajectory",
-                "curvature share 0.25",
+                "curvature share 0.25, weight 0.4",
                 "window, the last half",
                 "LoRA, rank 8",
             ],
