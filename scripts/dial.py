@@ -15,6 +15,7 @@ draws what there is. All of it takes more than two hours of a processor core.
 Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg
          python -m scripts.dial --work runs/dial --show
          python -m scripts.dial --work runs/try --quick
+         python -m scripts.dial --work runs/dial_smollm2 --model smollm2
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -92,6 +93,28 @@ def small_gpt(folder: Path, quick: bool) -> Bench:
     return Bench(fidelity.retraining_of(config, queries), np.concatenate(subsets), folder)
 
 
+def fine_tune(folder: Path, quick: bool) -> Bench:
+    """SmolLM2 with LoRA as in scripts/smollm2.py, but smaller; each source is left out alone, and half of them."""
+    from dist_attr.corpus import end_of_text_id, load_documents, load_tokenizer, pack
+    from dist_attr.evaluation import Retraining
+    from dist_attr.readout import encode_query
+    from scripts import smollm2
+
+    recipe = smollm2.QUICK if quick else smollm2.Recipe(adapted_layers=4, steps=12, batch_size=4, queries_per_source=1)
+    model = smollm2.export_model(folder / "model")
+    queries = smollm2.split_speeches(recipe, documents := folder / "documents.jsonl")
+    config = smollm2.run_config(recipe, model, documents, folder / "run")
+    tokenizer = load_tokenizer(config.tokenizer, [])
+    corpus = pack(load_documents(config.corpus), tokenizer, recipe.sequence_length)
+    encoded = [encode_query(query, tokenizer, 2048) for query in queries]
+    retraining = Retraining(config.model, config.training, corpus, len(tokenizer), end_of_text_id(tokenizer), encoded)
+    half = drop_subsets(recipe.sources, 3 if quick else recipe.sources, recipe.sources // 2, 0)
+    return Bench(retraining, np.concatenate([np.eye(recipe.sources, dtype=bool), half]), folder)
+
+
+BENCHES = {"small-gpt": small_gpt, "smollm2": fine_tune}
+
+
 def all_tasks(bench: Bench) -> list[Truth | Simulation]:
     """First what the first truth needs; every second subset before the others, so that a part is a fair sample."""
     subsets = [subset for start in (0, 1) for subset in range(start, len(bench.dropped), 2)]
@@ -121,7 +144,8 @@ class Outcome:
         self._bench = bench
         self._size = bench.dropped.sum(axis=1)
         self.drops = sorted(set(self._size.tolist()))
-        self.truths = {"this run": self._truth(RUNS[:1]), "any such run": self._truth(TRUTHS)}
+        truths = {"this run": self._truth(RUNS[:1]), "any such run": self._truth(TRUTHS)}
+        self.truths = {name: truth for name, truth in truths.items() if len(truth[0])}
 
     def _truth(self, seeds: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The subsets that are there for all seeds, and the outputs (seeds, subsets, queries)."""
@@ -133,6 +157,8 @@ class Outcome:
 
     def ceilings(self) -> dict[str, float]:
         """Of the second truth, by number of dropped sources."""
+        if "any such run" not in self.truths:
+            return {}
         there, outputs = self.truths["any such run"]
         return {str(n): noise_ceiling(outputs[:, self._size[there] == n]) for n in self.drops}
 
@@ -163,7 +189,7 @@ class Outcome:
                     found = self.fidelity_of(loaded[readout], list(self.truths))
                     yield Point(curve, f"{setting}, {readout}", float(loaded["cost"]), found)
         sources = self._bench.dropped.shape[1]
-        for setting in AVERAGED:
+        for setting in AVERAGED if "any such run" in self.truths else ():
             runs = [loaded for seed in RUNS if (loaded := self._loaded(setting, seed)) is not None]
             readout = "counterfactual" if all("counterfactual" in loaded for loaded in runs) else "linear"
             for number in range(1, len(runs) + 1):
@@ -216,6 +242,7 @@ def draw(points: Sequence[Point], ceilings: dict[str, float], file: Path) -> Non
 
 def main(
     work_folder: Annotated[Path, typer.Option("--work", help="folder of everything that is computed")],
+    model: Annotated[Literal["small-gpt", "smollm2"], typer.Option(help="which protocol")] = "small-gpt",
     quick: Annotated[bool, typer.Option("--quick", help="a try of two minutes; measures nothing")] = False,
     only_show: Annotated[bool, typer.Option("--show", help="compute nothing more")] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes, one thread each")] = 2,
@@ -227,7 +254,7 @@ def main(
     Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg
     """
     work_folder.mkdir(parents=True, exist_ok=True)
-    bench = small_gpt(work_folder, quick)
+    bench = BENCHES[model](work_folder, quick)
     if not only_show:
         compute(bench, all_tasks(bench), workers)
     outcome = Outcome(bench)

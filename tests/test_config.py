@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 import dist_attr as da
-from dist_attr.config import absolute_url
+from dist_attr.config import DescentConfig, absolute_url
 from dist_attr.errors import ConfigError
+
+FINISHED = {"model": {"path": "some/model"}, "simulation": {"method": "checkpoint"}}
 
 
 def test_the_defaults_are_a_whole_run() -> None:
@@ -18,15 +21,38 @@ def test_the_defaults_are_a_whole_run() -> None:
     assert config.corpus.example == "sotu" and config.corpus.source_field == "president"
     assert config.tokenizer == "bytes"
     assert config.model.config == {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4}
-    assert config.simulation.method == "trajectory"
+    assert config.simulation.method == "auto"
 
 
 def test_a_resolved_run_reads_back_unchanged(tmp_path: Path) -> None:
     config = da.RunConfig.parse(
-        {"tokenizer": {"train": {"vocabulary": 300}}, "training": {"source_weights": {"a": 0.5}}, "output": "x"}
+        {"tokenizer": {"train": {"vocabulary": 300}}, "training": {"source_weights": {"a": 1.5}}, "output": "x"}
     )
     (tmp_path / "run.yaml").write_text(config.to_yaml())
     assert da.RunConfig.load(tmp_path / "run.yaml") == config
+
+
+def test_a_checkpoint_run_writes_only_what_it_uses_and_reads_back_unchanged(tmp_path: Path) -> None:
+    config = da.RunConfig.parse(
+        {
+            "model": {"path": "some/model"},
+            "training": {"source_weights": {"a": 0.5}, "sequence_length": 32},
+            "simulation": {"method": "checkpoint", "descent": {"damping": 0.5}},
+            "cluster": {"workers": 3},  # no divisor of training.batch_size, which has no meaning here
+        }
+    )
+    (tmp_path / "run.yaml").write_text(config.to_yaml())
+    assert da.RunConfig.load(tmp_path / "run.yaml") == config
+    values = yaml.safe_load(config.to_yaml())
+    assert set(values["training"]) == {"sequence_length", "seed", "source_weights"}
+    assert set(values["simulation"]) == {"method", "descent"}
+    assert config.steps == 40 and da.RunConfig().steps == da.RunConfig().training.steps
+    assert da.RunConfig().simulation.descent is None
+
+
+def test_checkpoint_needs_no_settings_of_its_own() -> None:
+    config = da.RunConfig.parse({"model": {"path": "m"}, "simulation": {"method": "checkpoint"}})
+    assert config.simulation.descent == DescentConfig()
 
 
 def test_a_model_path_brings_its_tokenizer() -> None:
@@ -54,6 +80,18 @@ def test_settings_are_frozen() -> None:
         ({"simulation": {"window": 200}}, "longer than training.steps"),
         ({"simulation": {"horizon": 5}}, "belong to method: tangent"),
         ({"simulation": {"method": "tangent", "central": True}}, "belong to method: trajectory"),
+        ({"simulation": {"descent": {"steps": 3}}}, "descent belongs to method: checkpoint"),
+        ({"simulation": {"method": "none", "descent": {"steps": 3}}}, "descent belongs to method: checkpoint"),
+        ({"simulation": {"method": "checkpoint"}}, r"name its folder as model\.path"),
+        (
+            {**FINISHED, "simulation": {"method": "checkpoint", "epsilon": 0.5, "window": 3}},
+            r"epsilon, window: method: checkpoint follows no training run, and has only .*descent \(steps, rate,",
+        ),
+        ({**FINISHED, "training": {"steps": 9, "zero_stage": 2}}, r"leave out training\.steps, zero_stage \("),
+        (
+            {**FINISHED, "simulation": {"method": "checkpoint", "descent": {"rate": 0}}},
+            "simulation.descent.rate",
+        ),
         ({"simulation": {"curvature_weight": 0.5}}, "belongs to a curvature_share below 1"),
         ({"training": {"batch_size": 12, "accumulation_steps": 4}}, "must be a multiple of cluster.workers"),
         ({"training": {"steps": 5, "warmup_steps": 5}}, "warmup_steps .* smaller than steps"),
@@ -66,6 +104,7 @@ def test_settings_are_frozen() -> None:
         ({"model": {"path": "a", "config": {"model_type": "gpt2"}}}, "either config or path"),
         ({"model": {"config": {"n_layer": 2}}}, "needs a model_type"),
         ({"simulation": {"method": "magic"}}, "simulation.method"),
+        ({"training": {"source_weights": {"a": 0.0}}}, "gives a a weight below simulation.epsilon .1., and a replica"),
         ({"simulation": {"epsilon": 0}}, "simulation.epsilon"),
         ({"simulation": {"memory_gib": 0}}, "simulation.memory_gib"),
         ({"simulation": {"parking": "memory://folder"}}, "simulation.parking.* a folder of each machine"),

@@ -11,6 +11,7 @@ import typer
 
 from dist_attr.cli.demo import demo
 from dist_attr.cli.inspect import inspect
+from dist_attr.cli.plan import plan
 from dist_attr.cli.query import query
 from dist_attr.cli.serve import serve
 from dist_attr.cli.simulate import simulate
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, simulate, inspect, query, serve):
+for command in (demo, plan, simulate, inspect, query, serve):
     app.command()(command)
 
 

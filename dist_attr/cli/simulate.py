@@ -1,4 +1,4 @@
-"""`dist-attr simulate`: train a model and simulate the influence of every source."""
+"""`dist-attr simulate`: train a model, or take a finished one, and simulate the influence of every source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def simulate(
         str | None, typer.Option("--tensorboard", help="also write event files into this folder", metavar="FOLDER")
     ] = None,
 ) -> None:
-    """Train a model under DeepSpeed and simulate the influence of every source beside it.
+    """Train a model under DeepSpeed and simulate the influence of every source beside it, or from a finished model.
 
     Interrupted, it continues from its last checkpoint when it is started again with the same settings.
 

@@ -14,7 +14,7 @@ from dist_attr.config.base import Settings, absolute_url
 from dist_attr.config.corpus import CorpusConfig, ExampleName, TokenizerConfig, TrainTokenizer
 from dist_attr.config.model import LoraConfig, ModelConfig
 from dist_attr.config.run import RunConfig
-from dist_attr.config.simulation import ClusterConfig, MethodName, SimulationConfig
+from dist_attr.config.simulation import ClusterConfig, DescentConfig, MethodName, SimulationConfig
 from dist_attr.config.training import OptimizerName, PrecisionName, ScheduleName, TrainingConfig
 
 ReadoutName = Literal["linear", "counterfactual"]
@@ -22,6 +22,7 @@ ReadoutName = Literal["linear", "counterfactual"]
 __all__ = [
     "ClusterConfig",
     "CorpusConfig",
+    "DescentConfig",
     "ExampleName",
     "LoraConfig",
     "MethodName",

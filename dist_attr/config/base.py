@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -27,3 +28,11 @@ class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def changed(self, *, but: Collection[str] = ()) -> list[str]:
+        """Names of the settings, but for some, that differ from their defaults."""
+        return [
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in but and getattr(self, name) != field.get_default(call_default_factory=True)
+        ]

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from dist_attr.config.base import Settings, absolute_url
 
-MethodName = Literal["trajectory", "tangent", "none"]
+MethodName = Literal["auto", "trajectory", "tangent", "checkpoint", "none"]
+FOR_CHECKPOINT = {"method", "descent"}
+
+
+class DescentConfig(Settings):
+    """How far and how fast `method: checkpoint` descends from the finished model."""
+
+    steps: int = Field(40, ge=1, description="K, steps of gradient descent")
+    rate: float | None = Field(None, gt=0, description="η, by default from the measured curvature: 1/(λmax + λ)")
+    damping: float | None = Field(
+        None, ge=0, description="λ, by default from the measured curvature: 0.01 λmax, and −λmin where that is negative"
+    )
+    epsilon: float = Field(0.01, gt=0, description="how much more and less of a source's weight its replicas have")
+    batch_size: int | None = Field(None, ge=1, description="sequences in a step's batch; by default all, every step")
+    replicas_per_pass: int = Field(8, ge=1, description="replicas, two per source, that an actor computes together")
+    sequences_per_pass: int = Field(32, ge=1, description="sequences it computes them on together; both need memory")
 
 
 class SimulationConfig(Settings):
-    """How the influence of the sources is simulated beside the training run."""
+    """How the influence of the sources is simulated: beside the training run, or from a finished model."""
 
-    method: MethodName = "trajectory"
+    method: MethodName = Field(
+        "auto", description="auto chooses trajectory or tangent by what either would cost; none only trains"
+    )
     epsilon: float = Field(1.0, gt=0, description="trajectory: how much of a source's weight a replica goes without")
     central: bool = Field(False, description="trajectory: two replicas per source, with more and with less weight")
     horizon: int | None = Field(
@@ -36,6 +53,7 @@ class SimulationConfig(Settings):
     parking: str | None = Field(
         None, description="folder, on each machine, for states that do not fit; by default the system's temporary one"
     )
+    descent: DescentConfig | None = Field(None, description="checkpoint: its own settings, by default their defaults")
     drift_tolerance: float | None = Field(
         None,
         gt=0,
@@ -52,8 +70,24 @@ class SimulationConfig(Settings):
             raise ValueError(f"{value} is no path; states are parked in a folder of each machine")
         return path
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_descent(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("method") == "checkpoint" and values.get("descent") is None:
+            return {**values, "descent": {}}
+        return values
+
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
+        if self.method == "checkpoint":
+            if others := self.changed(but=FOR_CHECKPOINT):
+                raise ValueError(
+                    f"{', '.join(others)}: method: checkpoint follows no training run, and has only the settings "
+                    f"under descent ({', '.join(DescentConfig.model_fields)})"
+                )
+            return self
+        if self.descent is not None:
+            raise ValueError("descent belongs to method: checkpoint")
         if self.method == "none":  # so that the run of a simulation also serves to train with other weights
             return self
         if self.method != "tangent" and (self.horizon is not None or self.stride > 1):

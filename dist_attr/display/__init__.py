@@ -1,7 +1,8 @@
 """What people look at: progress, tables and heat maps in the terminal, and a page with the same."""
 
 from dist_attr.display.page import write_page
+from dist_attr.display.plan import show_plan
 from dist_attr.display.tensorboard import tensorboard
 from dist_attr.display.terminal import heat_map, run_progress, show_answer, show_store
 
-__all__ = ["heat_map", "run_progress", "show_answer", "show_store", "tensorboard", "write_page"]
+__all__ = ["heat_map", "run_progress", "show_answer", "show_plan", "show_store", "tensorboard", "write_page"]

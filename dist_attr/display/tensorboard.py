@@ -29,7 +29,8 @@ def tensorboard(folder: str) -> Iterator[Callable[[StrideReport], None]]:
         if writer is None:
             writer = SummaryWriter(folder, purge_step=stride.step)
         for name in SCALARS:
-            writer.add_scalar(f"run/{name}", getattr(stride, name), stride.step)
+            if (value := getattr(stride, name)) is not None:  # the loss of a run that trains nothing
+                writer.add_scalar(f"run/{name}", value, stride.step)
         writer.flush()
 
     try:

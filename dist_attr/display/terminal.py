@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dist_attr.config import RunConfig
     from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
     from dist_attr.simulation import SimulationReport, StrideReport
-    from dist_attr.store import InfluenceStore
+    from dist_attr.store import InfluenceStore, Manifest
 
 
 @contextmanager
@@ -34,32 +34,40 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
     with bar:
         task = bar.add_task(
             "training" if method == "none" else method,
-            total=config.training.steps,
-            state="starting the actors",
+            total=config.steps,
+            state="starting the actors" + (", measuring" if method == "checkpoint" else ""),
         )
 
         def report(stride: StrideReport) -> None:
             if stride.simulation is not None and not bar.tasks[0].completed:
                 bar.console.print(Text(simulation_line(stride.simulation), "dim"))
-            state = f"loss {stride.loss:.3f}"
+                bar.update(task, description=stride.simulation.method)
+            state = [] if stride.loss is None else [f"loss {stride.loss:.3f}"]
             if stride.replica_steps_per_second:
-                state += f" · {stride.replica_steps_per_second:.0f} source-steps/s"
-            bar.update(task, completed=stride.step, state=state)
+                state.append(f"{stride.replica_steps_per_second:.0f} source-steps/s")
+            if stride.failed:
+                state.append(f"{stride.failed} failed")
+            bar.update(task, completed=stride.step, state=" · ".join(state))
 
         yield report
 
 
 def simulation_line(report: SimulationReport) -> str:
     """What a simulation takes, in words."""
-    sizes = [report.source_bytes, report.memory_bytes, report.parked_bytes]
-    source, memory, parked = (
-        f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB" for size in sizes
-    )
-    line = (
-        f"{report.sources_per_pass} sources a pass · {1e3 * report.source_step_seconds:.3g} ms a source and step · "
-        f"{source} a source · {memory} an actor"
-    )
-    return line if report.parked is None else f"{line}, and {parked} in {report.parked}"
+    source, memory, parked = map(size_in_words, (report.source_bytes, report.memory_bytes, report.parked_bytes))
+    facts = [
+        report.reason or report.method,
+        f"{report.sources_per_pass} sources a pass",
+        f"{1e3 * report.source_step_seconds:.3g} ms a source and step",
+        f"{source} a source",
+        f"{memory} an actor" + ("" if report.parked is None else f", and {parked} in {report.parked}"),
+    ]
+    return " · ".join(facts)
+
+
+def size_in_words(size: int) -> str:
+    """Bytes as GiB or MiB."""
+    return f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB"
 
 
 def show_store(store: InfluenceStore) -> None:
@@ -72,8 +80,7 @@ def show_store(store: InfluenceStore) -> None:
         "identity": f"{manifest.identity}, made {manifest.created}",
         "model": f"{manifest.model.type}, weights {manifest.model.weights[:12]}…",
         "parameters": f"{manifest.space.size:,} per tangent, {manifest.space.coverage:.1%} of the model",
-        "simulation": f"{manifest.run.simulation.method}, {manifest.run.training.steps} steps of "
-        f"{manifest.run.training.optimizer}",
+        "simulation": _how(manifest),
         "corpus": f"{manifest.corpus[:12]}…",
         "size": f"{store.stored_bytes / 1e6:.1f} MB for {len(manifest.sources)} sources",
         "failed": "; ".join(f"{record.name}: {record.failed}" for record in manifest.sources if record.failed)
@@ -82,7 +89,8 @@ def show_store(store: InfluenceStore) -> None:
     }.items():
         facts.add_row(f"[bold]{name}[/]", Text(value))
     console.print(facts)
-    table = Table("source", "documents", "tokens", "trained tokens", "first step", "last step")
+    in_steps = "trained tokens" if manifest.descent is None else "tokens in steps"
+    table = Table("source", "documents", "tokens", in_steps, "first step", "last step")
     for column in table.columns[1:]:
         column.justify = "right"
     for record in manifest.sources:
@@ -91,6 +99,21 @@ def show_store(store: InfluenceStore) -> None:
             Text(record.name), f"{record.documents:,}", f"{record.tokens:,}", f"{record.trained_tokens:,}", *steps
         )
     console.print(table)
+
+
+def _how(manifest: Manifest) -> str:
+    method, descent = manifest.run.simulation.method, manifest.descent
+    if descent is None:
+        return f"{method}, {manifest.run.steps} steps of {manifest.run.training.optimizer}"
+    curvature = "not measured"
+    if descent.largest is not None and descent.smallest is not None:
+        curvature = f"λmax = {descent.largest:.3g}, λmin = {descent.smallest:.3g}"
+        if descent.damping <= -descent.smallest:
+            curvature += ": more negative than the damping makes up for, so that more steps have no limit"
+    return (
+        f"{method}, K = {descent.steps} steps of η = {descent.rate:.3g} with damping λ = {descent.damping:.3g} "
+        f"(1/ηK = {1 / (descent.rate * descent.steps):.3g}); curvature {curvature}"
+    )
 
 
 def show_answer(answer: AttributionResponse, request: AttributionRequest, console: Console | None = None) -> None:

@@ -9,7 +9,7 @@ Design decisions:
 - The readout needs forward passes only.
 """
 
-from dist_attr.influence.checkpoint import CheckpointSimulator, DivergenceError
+from dist_attr.influence.checkpoint import CheckpointSimulator, Divergence
 from dist_attr.influence.curvature import Curvature, estimate_curvature
 from dist_attr.influence.levers import Levers
 from dist_attr.influence.loss import Batch, token_losses, weighted_loss
@@ -30,7 +30,7 @@ __all__ = [
     "Batch",
     "CheckpointSimulator",
     "Curvature",
-    "DivergenceError",
+    "Divergence",
     "Forward",
     "LearningRate",
     "Levers",

@@ -18,15 +18,24 @@ from dist_attr.influence.training_step import SourceState, TrainingStep, TrainSt
 NOT_CONVEX = 2.0
 
 
-class DivergenceError(ArithmeticError):
-    """A source's replica runs away: the rate is too large, or the damping smaller than the negative curvature."""
+class Divergence(NamedTuple):
+    """A source's replica ran away: the rate is too large, or the damping smaller than the negative curvature.
 
-    def __init__(self, source: int, step: int, displacement: float, reach: float) -> None:
-        super().__init__(
-            f"source {source}: diverged at step {step}: displaced by {displacement:.3g}, where descent that converges "
-            f"reaches {reach:.3g} at most; lower the rate or raise the damping"
+    Attributes:
+        step: at which it was found.
+        displacement: how far from θ0 the replica was.
+        reach: how far descent that converges could have come by then.
+    """
+
+    step: int
+    displacement: float
+    reach: float
+
+    def __str__(self) -> str:
+        return (
+            f"diverged at step {self.step}: displaced by {self.displacement:.3g}, where descent that converges "
+            f"reaches {self.reach:.3g} at most; lower the rate or raise the damping"
         )
-        self.source = source
 
 
 class AtRest(NamedTuple):
@@ -56,6 +65,10 @@ class CheckpointSimulator:
 
     One step is one batch: all the documents, the same Batch object each time (what it says at θ0 is then computed
     once), or a minibatch. It need not fit in memory at once.
+
+    Attributes:
+        diverged: the sources that have no tangent because a replica is not finite, or further away than descent that
+            converges can be. They are NaN from then on; the others are not concerned.
     """
 
     def __init__(
@@ -68,7 +81,7 @@ class CheckpointSimulator:
         rate: float,
         damping: float,
         epsilon: float = 0.01,
-        sources_per_pass: int = 8,
+        replicas_per_pass: int = 8,
         sequences_per_pass: int = 32,
     ) -> None:
         """Replicas that have not moved yet.
@@ -81,7 +94,7 @@ class CheckpointSimulator:
             rate: η; `Curvature.rate` gives one that is stable.
             damping: λ.
             epsilon: by how much a replica's weight of its source differs.
-            sources_per_pass: replicas computed together; changes memory and speed, not the result.
+            replicas_per_pass: replicas, two per source, computed together; changes memory and speed, not the result.
             sequences_per_pass: sequences computed together; changes memory and speed, not the result.
         """
         self._step, self._theta, self._weights, self._sources = training_step, theta, weights, list(sources)
@@ -92,11 +105,14 @@ class CheckpointSimulator:
         for number, source in enumerate(self._sources):
             self._replica_weights[2 * number, source] -= epsilon
             self._replica_weights[2 * number + 1, source] += epsilon
-        self._passes = [slice(first, min(first + sources_per_pass, rows)) for first in range(0, rows, sources_per_pass)]
+        self._passes = [
+            slice(first, min(first + replicas_per_pass, rows)) for first in range(0, rows, replicas_per_pass)
+        ]
         # Displacements, not parameters: the small steps do not drown in the rounding of θ0.
         self._moved = theta.new_zeros(rows, len(theta))
         self._reach = theta.new_zeros(len(self._sources))
         self._seen: Batch | None = None
+        self.diverged: dict[int, Divergence] = {}
 
     @property
     def parameters(self) -> Tensor:
@@ -104,12 +120,7 @@ class CheckpointSimulator:
         return self._theta
 
     def advance(self, batch: Batch, step: int) -> None:
-        """One step of descent of every replica on a batch.
-
-        Raises:
-            DivergenceError: a replica is not finite, or further away than descent that converges can be. The
-                simulation is then worthless and cannot be continued.
-        """
+        """One step of descent of every replica on a batch."""
         if batch is not self._seen:
             self._seen, self._rest = batch, self._at_rest(batch)
         gradients = vmap(gradient_in_parts(self._step, batch, self._sequences))
@@ -141,8 +152,10 @@ class CheckpointSimulator:
         So, from θ0, no replica gets further than the sum of the pushes that its source gives it there.
         """
         far = self._far()
-        for number in (~(far <= NOT_CONVEX * self._reach)).nonzero()[:1].flatten().tolist():
-            raise DivergenceError(self._sources[number], step, float(far[number]), float(self._reach[number]))
+        for number in (~(far <= NOT_CONVEX * self._reach)).nonzero().flatten().tolist():
+            if (source := self._sources[number]) not in self.diverged:
+                self.diverged[source] = Divergence(step, float(far[number]), float(self._reach[number]))
+                self._moved[2 * number : 2 * number + 2] = torch.nan
 
     def _far(self) -> Tensor:
         """How far each source's replicas are from θ0, (sources,)."""
@@ -150,19 +163,26 @@ class CheckpointSimulator:
         return far.view(len(self._sources), 2).amax(1)
 
     def tangents(self) -> Tensor:
-        """δ_b (sources, P)."""
+        """δ_b (sources, P), NaN for sources that diverged."""
         return (self._moved[1::2] - self._moved[::2]) / (2 * self._epsilon)
 
     def snapshot(self) -> tuple[TrainState, list[SourceState]]:
-        """θ0 (P,), and of each source the displacements (2, P) with less and with more weight."""
-        return TrainState(self._theta, ()), [
-            SourceState(TrainState(self._moved[row : row + 2], ())) for row in range(0, len(self._moved), 2)
-        ]
+        """θ0 (P,), and of each source the displacements (2, P) with less and with more weight.
+
+        Each has its reach () beside it, and, if it diverged, its Divergence (3,).
+        """
+        states = []
+        for number, source in enumerate(self._sources):
+            ended = [torch.tensor(self.diverged[source], dtype=torch.float64)] if source in self.diverged else []
+            moved = self._moved[2 * number : 2 * number + 2]
+            states.append(SourceState(TrainState(moved, (self._reach[number], *ended))))
+        return TrainState(self._theta, ()), states
 
     def resume(self, run: TrainState, sources: Sequence[SourceState]) -> None:
         """Continue from a snapshot of the same sources."""
         self._theta, self._seen = run.theta, None
-        for number, source in enumerate(sources):
-            self._moved[2 * number : 2 * number + 2] = source.state.theta
-        # The steps before are not known, but from here no replica should get further than it is now plus what follows.
-        self._reach = self._far()
+        for number, (state, _) in enumerate(sources):
+            self._moved[2 * number : 2 * number + 2] = state.theta
+            self._reach[number], *ended = state.slots
+            for step, displacement, reach in ended:
+                self.diverged[self._sources[number]] = Divergence(int(step), float(displacement), float(reach))

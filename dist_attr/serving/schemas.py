@@ -79,7 +79,7 @@ class SourceInfo(Settings):
     source: str
     documents: int
     tokens: int
-    trained_tokens: int = Field(description="targets of this source the model was trained on, repeats counted")
+    trained_tokens: int = Field(description="targets of this source in the run's steps, repeats counted")
 
 
 class SourcesResponse(Settings):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dist_attr.config import RunConfig
+from dist_attr.config import RunConfig, SimulationConfig
 from dist_attr.corpus import PackedCorpus
 from dist_attr.errors import DivergenceError, SimulationError
 from dist_attr.influence import (
@@ -32,6 +32,7 @@ from dist_attr.simulation.checkpoint import Checkpoint, read_state, write_state
 from dist_attr.simulation.placement import Budget, Placement, place, too_little_memory
 from dist_attr.simulation.probe import PassCost, Probe, pass_sizes, probe, rows_per_actor
 from dist_attr.simulation.recipe import global_batch, source_weights, training_step
+from dist_attr.simulation.reports import ActorReport, ModelReport
 from dist_attr.store import Space, StoreWriter
 
 
@@ -51,30 +52,6 @@ class Task:
         if self.run.simulation.method == "none":
             return None
         return self.run.training.steps - (self.run.simulation.window or self.run.training.steps)
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """What an actor built, before the first step."""
-
-    fingerprint: str
-    type: str
-    space: Space
-
-
-@dataclass(frozen=True)
-class ActorReport:
-    """What an actor says after a stride.
-
-    Attributes:
-        loss: its part of the last step's loss.
-        drift: of its simulation.
-        source_steps: its active sources in each step, summed over the stride.
-    """
-
-    loss: float
-    drift: float
-    source_steps: int
 
 
 class SimulationActor:
@@ -120,8 +97,12 @@ class SimulationActor:
                 "the scores would be noise. Try another model type or an unmodified transformers"
             )
 
-    def join(self, address: str, checkpoints: str, checkpoint: Checkpoint | None) -> None:
-        """Meet the other workers and start DeepSpeed's engine; continue from a checkpoint at a URL, if there is one."""
+    def join(self, address: str, checkpoints: str, checkpoint: Checkpoint | None) -> int:
+        """Meet the other workers and start DeepSpeed's engine; continue from a checkpoint at a URL, if there is one.
+
+        Returns:
+            Bytes that the simulation of this actor may take.
+        """
         cuda = torch.cuda.is_available()
         if not cuda:
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -150,10 +131,11 @@ class SimulationActor:
         training = self._start.nbytes * (1 + len(self._own_step().optimizer.slots))
         actors = Counter(nodes)[nodes[self._rank]]
         self._budget = Budget.of(self._trainer.device, self._task.run.simulation, actors, training)
+        return self._budget.device
 
-    def probe(self, sources_per_pass: int | None) -> Probe:
+    def probe(self, settings: SimulationConfig, sources_per_pass: int | None) -> Probe:
         """Measure passes of this size, or of growing sizes, on this actor. Nothing is simulated yet."""
-        settings, step = self._task.run.simulation, self._own_step()
+        step = self._own_step()
         rows = rows_per_actor(settings, len(self._task.corpus.sources), self._workers)
         sizes = pass_sizes(rows) if sources_per_pass is None else [min(sources_per_pass, max(1, rows))]
         limit = self._budget.device
@@ -162,16 +144,25 @@ class SimulationActor:
             raise too_little_memory(measured.needed_bytes or 0, self._budget, sizes[0])
         return measured
 
-    def settle(self, cost: PassCost, source_bytes: int, checkpoints: str, checkpoint: Checkpoint | None) -> Placement:
-        """Find room for the simulation in passes of this cost; take it from where a checkpoint at a URL has it."""
-        settings = self._task.run.simulation
-        rows = rows_per_actor(settings, len(self._sources), 1)
-        row_bytes = source_bytes // (2 if settings.central else 1)
-        self._per_pass = cost.sources
-        self._placement = place(settings, self._trainer.device, self._budget, cost, rows, row_bytes)
+    def settle(
+        self,
+        settings: SimulationConfig,
+        cost: PassCost,
+        source_bytes: int,
+        checkpoints: str,
+        checkpoint: Checkpoint | None,
+    ) -> Placement:
+        """Find room for a simulation in passes of this cost; take it from where a checkpoint at a URL has it."""
+        self._settings, self._per_pass = settings, cost.sources
+        self._placement = self._find_room(settings, cost, source_bytes)
         if checkpoint is not None and checkpoint.step > (self._task.first_simulated or 0):
             self._continue(checkpoints, checkpoint)
         return self._placement
+
+    def _find_room(self, settings: SimulationConfig, cost: PassCost, source_bytes: int) -> Placement:
+        rows = rows_per_actor(settings, len(self._sources), 1)
+        row_bytes = source_bytes // (2 if settings.central else 1)
+        return place(settings, self._trainer.device, self._budget, cost, rows, row_bytes)
 
     def _own_step(self) -> TrainingStep:
         return training_step(self._trainer.whole, self._training)
@@ -221,8 +212,8 @@ class SimulationActor:
         return global_batch(self._task.corpus, self._task.schedule[step]).to(self._trainer.device)
 
     def _new_simulator(self, start: TrainState) -> Simulator:
-        settings = self._task.run.simulation
-        assert settings.method != "none"
+        settings = self._settings
+        assert settings.method == "trajectory" or settings.method == "tangent"
         return make_simulator(
             settings.method,
             self._own_step(),

@@ -11,6 +11,7 @@ Design decisions:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
@@ -19,13 +20,23 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from dist_attr.config import RunConfig, Settings
+from dist_attr.config import RunConfig, Settings, SimulationConfig
 from dist_attr.errors import ConfigError, SimulationError
 from dist_attr.influence import SourceState, TrainState
+from dist_attr.store import Descent
 
 # They may change when a run is continued: where and how fast it runs, not what it computes.
-FREE = {"cluster", "output"} | {
-    f"simulation.{key}" for key in ("sources_per_pass", "memory_gib", "parking", "drift_tolerance", "check_every")
+FREE = {"output"} | {
+    f"simulation.{key}"
+    for key in (
+        "sources_per_pass",
+        "descent.replicas_per_pass",
+        "descent.sequences_per_pass",
+        "memory_gib",
+        "parking",
+        "drift_tolerance",
+        "check_every",
+    )
 }
 
 
@@ -38,18 +49,23 @@ class Checkpoint(Settings):
     files: dict[str, str] = Field(description="sha256 by name")
     identity: dict[str, Any] = Field(description="what the run computes, setting by setting")
     initial_model: str = Field(description="fingerprint")
-    sources_per_pass: int | None = Field(None, description="set or measured; it decides the last bits of a result")
+    simulation: SimulationConfig = Field(description="as it was settled: what auto chose, the measured size of a pass")
+    descent: Descent | None = Field(None, description="of a run without training, as agreed on at its beginning")
 
 
 def identity(run: RunConfig, corpus: str, tokenizer: str) -> dict[str, Any]:
     """What a run computes: every setting that matters, and the fingerprints of its documents and tokenizer."""
-    settings = {
-        f"{room}.{key}": value
-        for room, values in run.model_dump(mode="json").items()
-        for key, value in (values if isinstance(values, dict) else {"": values}).items()
-    }
-    kept = {key.rstrip("."): value for key, value in settings.items() if key.split(".")[0] not in FREE}
-    return {**{key: kept[key] for key in kept if key not in FREE}, "the documents": corpus, "the tokenizer": tokenizer}
+    settings = _flat(run.model_dump(mode="json", exclude={"cluster"}))
+    kept = {key: value for key, value in settings if key not in FREE}
+    return {**kept, "the documents": corpus, "the tokenizer": tokenizer}
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 class Checkpoints:

@@ -32,7 +32,8 @@ class RunMetrics:
         """What a stride came to."""
         values = asdict(stride)
         for name, gauge in self._gauges.items():
-            gauge.set(values[name], self._labels)
+            if values[name] is not None:  # the loss of a run that trains nothing
+                gauge.set(values[name], self._labels)
 
     def worker_lost(self) -> None:
         """A worker died; whether the run goes on is another question."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_attr.config import RunConfig, absolute_url
+from dist_attr.config import RunConfig, SimulationConfig, absolute_url
 from dist_attr.corpus import (
     PackedCorpus,
     Tokenizer,
@@ -22,14 +22,17 @@ from dist_attr.corpus import (
     pack,
     tokenizer_fingerprint,
 )
-from dist_attr.simulation.actor import ModelReport, Task
+from dist_attr.simulation.actor import Task
 from dist_attr.simulation.checkpoint import identity
 from dist_attr.simulation.deepspeed_settings import deepspeed_settings
-from dist_attr.simulation.recipe import source_weights
-from dist_attr.simulation.workload import trained_tokens
-from dist_attr.store import Manifest, SourceRecord
+from dist_attr.simulation.descent import descent_schedule
+from dist_attr.simulation.recipe import optimizer_rule, source_weights
+from dist_attr.simulation.reports import ModelReport
+from dist_attr.simulation.workload import Bools, trained_tokens
+from dist_attr.store import Descent, Manifest, SourceRecord
 
 SOFTWARE = ("dist_attr", "torch", "deepspeed", "ray", "transformers", "zarr", "numpy")
+FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,20 @@ class PreparedRun:
         """What the run computes, for a checkpoint to say which run it belongs to."""
         return identity(self.config, self.task.corpus.fingerprint, tokenizer_fingerprint(self.tokenizer))
 
-    def with_sources_per_pass(self, number: int) -> PreparedRun:
-        """The same run with this setting resolved, so that it can be repeated bit for bit."""
-        simulation = self.config.simulation.model_copy(update={"sources_per_pass": number})
-        return replace(self, config=self.config.model_copy(update={"simulation": simulation}))
+    @property
+    def present(self) -> Bools:
+        """Whether the batch of a step holds a source, (steps, sources)."""
+        return trained_tokens(self.task.corpus, self.task.schedule) > 0
 
-    def manifest(self, model: ModelReport) -> Manifest:
+    def source_bytes(self, model: ModelReport) -> int:
+        """State of one replica or tangent: parameters and optimizer slots, in float32."""
+        return FLOAT32 * model.space.size * (1 + len(optimizer_rule(self.config.training).slots))
+
+    def with_simulation(self, settings: SimulationConfig) -> PreparedRun:
+        """The same run with what was chosen and measured as its settings, to be repeated bit for bit."""
+        return replace(self, config=self.config.model_copy(update={"simulation": settings}))
+
+    def manifest(self, model: ModelReport, descent: Descent | None) -> Manifest:
         """The manifest of the store, as long as it is not complete."""
         return Manifest(
             identity=str(uuid.uuid4()),
@@ -60,6 +71,7 @@ class PreparedRun:
             sources=source_records(self.task.corpus, self.task.schedule),
             corpus=self.task.corpus.fingerprint,
             run=self.config,
+            descent=descent,
             versions={name: version(name) for name in SOFTWARE},
         )
 
@@ -72,7 +84,10 @@ def prepare(config: RunConfig) -> PreparedRun:
     training = config.training
     corpus = pack(documents, tokenizer, training.sequence_length)
     source_weights([source.name for source in corpus.sources], training.source_weights)
-    schedule = batch_schedule(len(corpus.tokens), training.batch_size, training.steps, training.seed)
+    if config.simulation.descent is not None:
+        schedule = descent_schedule(len(corpus.tokens), config.simulation.descent, training.seed)
+    else:
+        schedule = batch_schedule(len(corpus.tokens), training.batch_size, training.steps, training.seed)
     if config.model.path is not None:
         model = config.model.model_copy(update={"path": absolute_url(config.model.path)})
         run = config.model_copy(update={"model": model})

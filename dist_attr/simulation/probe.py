@@ -133,7 +133,7 @@ def pass_simulator(
     size: int,
 ) -> Simulator:
     """A simulator whose every step is one pass of this size; its sources are one that the batch holds."""
-    assert settings.method != "none"
+    assert settings.method == "trajectory" or settings.method == "tangent"
     replicas = settings.method == "trajectory"
     return make_simulator(
         settings.method,

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import fsspec
-import ray
-from ray.exceptions import RayActorError, RayTaskError
 
-from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
+from dist_attr.cluster import connect, gpus_per_actor
 from dist_attr.config import RunConfig, absolute_url
 from dist_attr.corpus import tokenizer_fingerprint
 from dist_attr.errors import ConfigError, DistAttrError, SimulationError, WorkerLostError
 from dist_attr.models import upload_folder
-from dist_attr.simulation.actor import ActorReport, ModelReport, SimulationActor
+from dist_attr.simulation.actor import SimulationActor
 from dist_attr.simulation.checkpoint import Checkpoint, Checkpoints, check_same_run
+from dist_attr.simulation.choices import Chosen, choose
+from dist_attr.simulation.descent import DescentActor, agree
 from dist_attr.simulation.metrics import RunMetrics
 from dist_attr.simulation.placement import Placement
 from dist_attr.simulation.prepare import PreparedRun, prepare
 from dist_attr.simulation.probe import Probe
-from dist_attr.simulation.reports import Progress, SimulationReport, StrideReport
-from dist_attr.store import InfluenceStore, ModelIdentity, StoreWriter, open_store
+from dist_attr.simulation.reports import ActorReport, ModelReport, Progress, SimulationReport, StrideReport
+from dist_attr.simulation.workers import Actor, build, call_all, started_actors
+from dist_attr.store import Descent, InfluenceStore, ModelIdentity, StoreWriter, open_store
 
 STRIDE_SECONDS = 1.0
-LOSS_SECONDS = 20.0  # in which Ray notices that a process is gone
-
-
-# Ray's types for actors do not know the methods of the class behind them.
-Actor = Any
 
 
 def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress | None = None) -> InfluenceStore | None:
-    """Train a model under DeepSpeed and simulate the influence of every source beside it.
+    """Train a model under DeepSpeed and simulate the influence of every source beside it, or from a finished model.
 
     A run that was interrupted continues from its last checkpoint when it is started again with the same settings. One
     that loses a worker does so by itself.
@@ -93,9 +88,9 @@ def _check_output(output: str, overwrite: bool) -> None:
 
 def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints, progress: Progress) -> None:
     """Go through the run with one set of actors, from the last checkpoint on if there is one."""
-    with _actors(run, gpus) as actors:
-        _wait_for_nodes(actors, run.config.cluster.wait_minutes)
-        model = _build(actors)
+    kind = SimulationActor if run.config.simulation.descent is None else DescentActor
+    with started_actors(kind, run, gpus) as actors:
+        model = build(actors)
         # Only now, when the model is known to be one that can be trained, is anything of an earlier run thrown away.
         checkpoints.discard_others()
         checkpoint = checkpoints.latest()
@@ -105,15 +100,15 @@ def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints,
                 "the model's files or the software changed. Choose another place, or say --overwrite"
             )
         _clear_result(output)
-        (address,) = _all([actors[0].address.remote()])
-        _all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors])
-        simulation = _settle(run, actors, checkpoints.url, checkpoint)
-        if simulation is not None and run.config.simulation.sources_per_pass is None:
-            run = run.with_sources_per_pass(simulation.sources_per_pass)
+        identity = run.identity()  # before anything is chosen for it
+        (address,) = call_all([actors[0].address.remote()])
+        memory = min(call_all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors]))
+        run, simulation = _settle(run, actors, model, memory, checkpoints.url, checkpoint)
+        descent = _agree_on_descent(run, actors, checkpoint)
 
         def save(step: int) -> None:
             folder = checkpoints.folder(step)
-            written = _all([actor.save_checkpoint.remote(f"{checkpoints.url}/{folder}") for actor in actors])
+            written = call_all([actor.save_checkpoint.remote(f"{checkpoints.url}/{folder}") for actor in actors])
             files = {name: digest for part in written for name, digest in part.items()}
             checkpoints.finish(
                 Checkpoint(
@@ -121,9 +116,10 @@ def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints,
                     workers=len(actors),
                     folder=folder,
                     files=files,
-                    identity=run.identity(),
+                    identity=identity,
                     initial_model=model.fingerprint,
-                    sources_per_pass=run.config.simulation.sources_per_pass,
+                    simulation=run.config.simulation,
+                    descent=descent,
                 )
             )
 
@@ -131,7 +127,21 @@ def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints,
             progress(replace(stride, simulation=simulation))
 
         _train(run, actors, 0 if checkpoint is None else checkpoint.step, report, save)
-        _write_result(run, output, actors, model)
+        _write_result(run, output, actors, model, descent)
+
+
+def _agree_on_descent(run: PreparedRun, actors: Sequence[Actor], checkpoint: Checkpoint | None) -> Descent | None:
+    """Let all actors of a run without training descend alike: as the checkpoint says, as set, or as measured now."""
+    settings = run.config.simulation.descent
+    if settings is None:
+        return None
+    descent = None if checkpoint is None else checkpoint.descent
+    if descent is None:
+        given = settings.rate is not None and settings.damping is not None
+        measured = [] if given else call_all([actor.measure.remote() for actor in actors])
+        descent = agree(settings, [curvature for part in measured for curvature in part])
+    call_all([actor.descend.remote(descent) for actor in actors])
+    return descent
 
 
 def _clear_result(output: str) -> None:
@@ -142,59 +152,38 @@ def _clear_result(output: str) -> None:
             filesystem.rm(f"{path}/{part}", recursive=True)
 
 
-@contextmanager
-def _actors(run: PreparedRun, gpus: int) -> Iterator[list[Actor]]:
-    """The actors of a run; however it ends, they are gone afterwards."""
-    workers = run.config.cluster.workers
-    remote: Actor = ray.remote(SimulationActor).options(
-        num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": ENVIRONMENT}
-    )
-    task = ray.put(run.task)
-    actors = [remote.remote(rank, task) for rank in range(workers)]
-    try:
-        yield actors
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-
-
-def _wait_for_nodes(actors: Sequence[Actor], minutes: float) -> None:
-    """Until every actor has found a place: a cluster may be busy, or still replacing a node that died."""
-    calls = [actor.__ray_ready__.remote() for actor in actors]
-    ready, waiting = ray.wait(calls, num_returns=len(calls), timeout=60 * minutes)
-    if waiting:
-        raise SimulationError(
-            f"{len(waiting)} of {len(calls)} actors found no free CPU or GPU on the cluster within {minutes:g} minutes "
-            "(cluster.wait_minutes). Add nodes, or ask for fewer (cluster.workers); a run that had begun continues "
-            "from its last checkpoint when it is started again"
-        )
-    _all(ready)
-
-
-def _build(actors: Sequence[Actor]) -> ModelReport:
-    models: list[ModelReport] = _all([actor.build.remote() for actor in actors])
-    if len({model.fingerprint for model in models}) > 1:
-        raise SimulationError(
-            "the actors built different initial weights from the same seed; their machines have different software, "
-            "or the model path holds different files on them"
-        )
-    return models[0]
-
-
 def _settle(
-    run: PreparedRun, actors: Sequence[Actor], url: str, checkpoint: Checkpoint | None
-) -> SimulationReport | None:
-    """Choose the size of a pass, the same for all actors and as it was before, and let them find room."""
-    if run.config.simulation.method == "none":
-        return None
-    before = checkpoint.sources_per_pass if checkpoint is not None else None
+    run: PreparedRun,
+    actors: Sequence[Actor],
+    model: ModelReport,
+    memory: int,
+    url: str,
+    checkpoint: Checkpoint | None,
+) -> tuple[PreparedRun, SimulationReport | None]:
+    """Choose the method and the size of a pass, as they were before if there is a checkpoint, and let all find room."""
+    settings, chosen = run.config.simulation, None
+    if settings.method in ("none", "checkpoint"):
+        return run, None
+    if settings.method == "auto":
+        chosen = (
+            choose(settings, run.present, run.source_bytes(model), memory, len(actors))
+            if checkpoint is None
+            else Chosen(settings.model_copy(update=checkpoint.simulation.model_dump(include={"method", "horizon"})), "")
+        )
+        settings = chosen.settings
+    if settings.sources_per_pass is None and checkpoint is not None:
+        settings = settings.model_copy(update={"sources_per_pass": checkpoint.simulation.sources_per_pass})
     measured: Probe
-    (measured,) = _all([actors[0].probe.remote(run.config.simulation.sources_per_pass or before)])
+    (measured,) = call_all([actors[0].probe.remote(settings, settings.sources_per_pass)])
     cost = measured.best
-    placed: list[Placement] = _all(
-        [actor.settle.remote(cost, measured.source_bytes, url, checkpoint) for actor in actors]
+    if settings.sources_per_pass is None:
+        settings = settings.model_copy(update={"sources_per_pass": cost.sources})
+    placed: list[Placement] = call_all(
+        [actor.settle.remote(settings, cost, measured.source_bytes, url, checkpoint) for actor in actors]
     )
-    return SimulationReport(
+    return run.with_simulation(settings), SimulationReport(
+        method=settings.method,
+        reason=chosen.reason if chosen else "",
         sources_per_pass=cost.sources,
         source_step_seconds=cost.seconds_each,
         source_bytes=measured.source_bytes,
@@ -207,25 +196,30 @@ def _settle(
 def _train(
     run: PreparedRun, actors: Sequence[Actor], done: int, progress: Progress, save: Callable[[int], None]
 ) -> None:
-    steps, stride, drift = run.config.training.steps, 1, 0.0
+    steps, stride, drift = run.config.steps, 1, 0.0
     seconds_between = 60 * run.config.cluster.checkpoint_minutes
     saved, saved_at = done, time.monotonic()
     while done < steps:
         started, calls = time.monotonic(), [actor.advance.remote(stride) for actor in actors]
         done += stride
         try:
-            reports: list[ActorReport] = _all(calls)
+            reports: list[ActorReport] = call_all(calls)
             seconds = time.monotonic() - started
             drift = max(report.drift for report in reports) or drift
-            loss = sum(report.loss for report in reports)
+            losses = [report.loss for report in reports if report.loss is not None]
+            failed = {source: why for report in reports for source, why in report.failed.items()}
             source_steps = sum(report.source_steps for report in reports)
-            progress(StrideReport(done, steps, loss, drift, source_steps / seconds))
+            progress(
+                StrideReport(done, steps, sum(losses) if losses else None, drift, source_steps / seconds, len(failed))
+            )
+            if failed and len(failed) == len(run.task.corpus.sources):
+                raise SimulationError(f"the simulation of every source failed; of the first: {failed[0]}")
         except KeyboardInterrupt:
             # The actors finish their stride and save it; a second Ctrl-C does not wait for that. If they cannot, the
             # run stops all the same, with the checkpoint before.
             if seconds_between and done > saved:
                 with suppress(DistAttrError):
-                    _all(calls)
+                    call_all(calls)
                     save(done)
             raise
         if seconds_between and time.monotonic() - saved_at >= seconds_between and done < steps:
@@ -234,14 +228,16 @@ def _train(
         stride = max(1, min(steps - done, 2 * stride, round(stride * STRIDE_SECONDS / seconds)))
 
 
-def _write_result(run: PreparedRun, output: str, actors: Sequence[Actor], model: ModelReport) -> None:
+def _write_result(
+    run: PreparedRun, output: str, actors: Sequence[Actor], model: ModelReport, descent: Descent | None
+) -> None:
     store: StoreWriter | None = None
     failed: dict[int, str] = {}
     if run.config.simulation.method != "none":
-        store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model))
-        for part in _all([actor.write.remote(store.url) for actor in actors]):
+        store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model, descent))
+        for part in call_all([actor.write.remote(store.url) for actor in actors]):
             failed |= part
-    weights, *_ = _all([actor.save.remote(f"{output}/model") for actor in actors])
+    weights, *_ = call_all([actor.save.remote(f"{output}/model") for actor in actors])
     with upload_folder(f"{output}/model") as folder:
         run.tokenizer.save_pretrained(folder)
     if store is not None:
@@ -249,36 +245,3 @@ def _write_result(run: PreparedRun, output: str, actors: Sequence[Actor], model:
         store.finish(ModelIdentity(type=model.type, weights=weights, tokenizer=tokenizer), failed)
     with fsspec.open(f"{output}/run.yaml", "w", encoding="utf-8") as file:
         file.write(run.config.to_yaml())
-
-
-def _all(calls: list[Any]) -> list[Any]:
-    """The results of one call to each actor; the first failure is raised at once, while others may still wait."""
-    pending = list(calls)
-    try:
-        while pending:
-            done, pending = ray.wait(pending)
-            ray.get(done)
-    except RayTaskError as error:
-        if isinstance(error.cause, DistAttrError):
-            raise error.cause from None
-        # A worker whose partner died fails in the middle of their communication, often before Ray notices the death.
-        _raise_if_lost(pending)
-        raise
-    except RayActorError as error:
-        raise _lost(error) from error
-    return ray.get(calls)
-
-
-def _raise_if_lost(calls: list[Any]) -> None:
-    ready, _ = ray.wait(calls, num_returns=len(calls), timeout=LOSS_SECONDS) if calls else ([], [])
-    for call in ready:
-        try:
-            ray.get(call)
-        except RayActorError as error:
-            raise _lost(error) from error
-        except RayTaskError:
-            continue
-
-
-def _lost(error: RayActorError) -> WorkerLostError:
-    return WorkerLostError(f"a worker of the run died: {error}")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dist_attr.config import SimulationConfig
 from dist_attr.corpus import PackedCorpus
+from dist_attr.simulation.probe import PassCost
 
 Counts = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -41,21 +42,19 @@ def active_sources(present: Bools, settings: SimulationConfig) -> Bools:
     return (seen >= 0) & (steps - seen < (settings.horizon or len(present)))
 
 
-def simulation_seconds(
-    active: Bools, settings: SimulationConfig, sizes: Sequence[int], seconds: Sequence[float]
-) -> float:
+def simulation_seconds(active: Bools, settings: SimulationConfig, passes: Sequence[PassCost], size: int) -> float:
     """Time that one actor's simulation takes.
 
     Args:
         active: (steps, its sources), from `active_sources`.
         settings: of the simulation.
-        sizes: of passes that were measured, ascending; the last is the size used.
-        seconds: of each of these passes.
+        passes: that were measured, of ascending size.
+        size: of those the one used.
     """
     rows = active.sum(axis=1)
     if settings.method == "trajectory":
         # Replicas, and the run itself.
         rows = np.where(rows > 0, rows * (2 if settings.central else 1) + 1, 0)
-    whole, rest = np.divmod(rows, sizes[-1])
-    partly = np.interp(rest, [0, *sizes], [0.0, *seconds])
-    return float((whole * seconds[-1] + partly).sum())
+    sizes, seconds = [0, *(cost.sources for cost in passes)], [0.0, *(cost.seconds for cost in passes)]
+    whole, rest = np.divmod(rows, size)
+    return float((whole * np.interp(size, sizes, seconds) + np.interp(rest, sizes, seconds)).sum())

@@ -7,12 +7,13 @@ Design decisions:
 - The manifest is JSON in the group's attributes. Nothing is pickled; plain `zarr.open` reads everything.
 """
 
-from dist_attr.store.manifest import FORMAT_VERSION, Manifest, ModelIdentity, SourceRecord, Space
+from dist_attr.store.manifest import FORMAT_VERSION, Descent, Manifest, ModelIdentity, SourceRecord, Space
 from dist_attr.store.reader import InfluenceStore, open_store
 from dist_attr.store.writer import StoreWriter
 
 __all__ = [
     "FORMAT_VERSION",
+    "Descent",
     "InfluenceStore",
     "Manifest",
     "ModelIdentity",

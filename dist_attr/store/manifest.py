@@ -40,11 +40,21 @@ class SourceRecord(Settings):
     name: str
     documents: int
     tokens: int = Field(description="in the corpus")
-    trained_tokens: int = Field(description="targets of this source that the run was trained on, repeats counted")
+    trained_tokens: int = Field(description="targets of this source in the run's steps, repeats counted")
     first_step: int | None = Field(description="that saw the source; none if the run never did")
     last_step: int | None
     examples: tuple[str, ...] = Field(description="a few document ids")
     failed: str | None = Field(None, description="why the source has no tangent; none if it has one")
+
+
+class Descent(Settings):
+    """How the tangents came from a finished model: K steps at rate η on the loss with damping λ."""
+
+    steps: int
+    rate: float
+    damping: float
+    largest: float | None = Field(None, description="λmax, the largest curvature of the loss; none if not measured")
+    smallest: float | None = Field(None, description="λmin, the smallest")
 
 
 class Manifest(Settings):
@@ -59,6 +69,7 @@ class Manifest(Settings):
     sources: tuple[SourceRecord, ...]
     corpus: str = Field(description="sha256 of the documents")
     run: RunConfig
+    descent: Descent | None = Field(None, description="none but for method: checkpoint")
     versions: dict[str, str] = Field(description="of the software the store was made with")
 
     @model_validator(mode="after")

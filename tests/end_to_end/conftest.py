@@ -58,7 +58,7 @@ def settings(corpus_file: Path) -> Settings:
                 "schedule": "cosine",
                 "warmup_steps": 2,
             },
-            "simulation": {"check_every": 3, "sources_per_pass": 2},
+            "simulation": {"method": "trajectory", "check_every": 3, "sources_per_pass": 2},
             "cluster": {"workers": 2},
         }
         for room, change in changes.items():

@@ -22,9 +22,10 @@ def test_law_5_the_measured_size_of_a_pass_is_kept(settings: Settings, tmp_path:
     interrupted(config)
     file = tmp_path / "checkpoint" / "latest.json"
     checkpoint = json.loads(file.read_text(encoding="utf-8"))
-    assert checkpoint["sources_per_pass"] in (1, 2, 4)
+    simulation = checkpoint["simulation"]
+    assert simulation["sources_per_pass"] in (1, 2, 4)
     # One that is not tried when it is measured anew.
-    file.write_text(json.dumps({**checkpoint, "sources_per_pass": 3}), encoding="utf-8")
+    file.write_text(json.dumps({**checkpoint, "simulation": {**simulation, "sources_per_pass": 3}}), encoding="utf-8")
     reports: list[StrideReport] = []
     da.simulate(config, progress=reports.append)
     said = reports[0].simulation
@@ -44,7 +45,7 @@ def test_laws_3_and_5_parked_states_change_nothing(settings: Settings, tmp_path:
         "model": {"config": {"model_type": "gpt2", "n_layer": 1, "n_embd": 256, "n_head": 2}},
         "training": {"steps": 4, "batch_size": 2, "sequence_length": 8, "warmup_steps": 0},
     }
-    simulation = {"central": True, "sources_per_pass": 1}
+    simulation = {"method": "trajectory", "central": True, "sources_per_pass": 1}
     da.simulate(settings(tmp_path / "whole", **rooms, simulation=simulation))
     tight = {**simulation, "memory_gib": 0.045, "parking": str(folder)}
     reports: list[StrideReport] = []

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import dist_attr as da
+from dist_attr.config import SimulationConfig
 from dist_attr.errors import ConfigError, ModelError, SimulationError
 from dist_attr.influence import SourceState, TrainState
 from dist_attr.models import load_model, model_fingerprint
@@ -93,7 +94,7 @@ def test_law_5_a_killed_worker_is_replaced_bit_for_bit(finished_run: Path, setti
         ({"zero_stage": 3}, {"method": "tangent", "horizon": 2, "stride": 2, "curvature_share": 0.5}),
         pytest.param(
             {"zero_stage": 2, "precision": "bf16", "accumulation_steps": 2},
-            {"window": 4, "central": True},
+            {"method": "trajectory", "window": 4, "central": True},
             marks=pytest.mark.slow,
         ),
     ],
@@ -134,7 +135,13 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     folder = f"{tmp_path}/checkpoint/step-00000003"
     written = dict([write_state(folder, "source-0", SourceState(state, last_seen=2))])
     checkpoint = Checkpoint(
-        step=3, workers=1, folder="step-00000003", files=written, identity={"training.steps": 8}, initial_model="m"
+        step=3,
+        workers=1,
+        folder="step-00000003",
+        files=written,
+        identity={"training.steps": 8},
+        initial_model="m",
+        simulation=SimulationConfig(),
     )
     checkpoints = Checkpoints(str(tmp_path))
     checkpoints.finish(checkpoint)

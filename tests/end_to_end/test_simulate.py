@@ -171,7 +171,8 @@ def kill_once(at: int = 1) -> Callable[[StrideReport], None]:
 def actor_processes() -> list[int]:
     """The actors of this test's own cluster, whatever else runs on the machine."""
     own = psutil.Process().children(recursive=True)
-    return [process.pid for process in own if "ray::SimulationActor" in " ".join(process.cmdline())]
+    kinds = ("ray::SimulationActor", "ray::DescentActor")
+    return [process.pid for process in own if any(kind in " ".join(process.cmdline()) for kind in kinds)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 
 from dist_attr.config import SimulationConfig
 from dist_attr.influence import Levers, TangentSimulator
+from dist_attr.simulation.probe import PassCost
 from dist_attr.simulation.workload import active_sources, simulation_seconds
 from tests.runs import SOURCES, small_batches, small_run
 
@@ -20,6 +21,7 @@ def settings(**values: Any) -> SimulationConfig:
     return SimulationConfig.model_validate(values)
 
 
+PASSES = [PassCost(size, float(size), 0) for size in (1, 2, 4)]  # the last is not used
 PRESENT = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0]], bool)
 
 
@@ -61,4 +63,4 @@ def test_replicas_are_computed_in_the_whole_window() -> None:
 def test_seconds_are_those_of_the_passes(values: dict[str, Any], expected: float) -> None:
     simulation = settings(**values)
     active = active_sources(PRESENT, simulation)
-    assert math.isclose(simulation_seconds(active, simulation, [1, 2], [1.0, 2.0]), expected)
+    assert math.isclose(simulation_seconds(active, simulation, PASSES, 2), expected)
