@@ -36,6 +36,7 @@ def test_law_5_the_measured_size_of_a_pass_is_kept(settings: Settings, tmp_path:
     assert store.manifest.run.simulation.sources_per_pass == 3
 
 
+@pytest.mark.slow
 def test_laws_3_and_5_parked_states_change_nothing(settings: Settings, tmp_path: Path) -> None:
     """The run and two replicas of each of five sources, 10 MiB each, do not fit with a pass into 45 MiB."""
     folder = tmp_path / "parking"

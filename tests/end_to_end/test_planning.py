@@ -34,7 +34,7 @@ def test_a_plan(settings: Settings, tmp_path: Path) -> None:
     assert "as set (trajectory)" in estimates, "all sources are in every batch"
     model = build_model(config.model, vocabulary=257, end_of_text=256, sequence_length=32, seed=0)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    lora = estimates.pop("LoRA, rank 8")
+    lora = estimates.pop("LoRA, rank 8 (trajectory)")
     assert {estimate["store_bytes"] for estimate in estimates.values()} == {4 * len(SOURCES) * parameters}
     assert 0 < lora["store_bytes"] < 4 * len(SOURCES) * parameters
     for estimate in (*estimates.values(), lora):
