@@ -200,6 +200,7 @@ def test_law_3_any_number_of_actors_and_anything_computed_together(
     assert (np.linalg.norm(one, axis=1) > 0).all()
 
 
+@pytest.mark.slow
 def test_law_5_a_killed_worker_is_replaced_bit_for_bit(finished: Path, descending: Settings, tmp_path: Path) -> None:
     da.simulate(descending(tmp_path, cluster={**ALWAYS, "workers": 2}), progress=kill_once(at=3))
     assert_same_result(tmp_path, finished)

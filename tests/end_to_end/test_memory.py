@@ -17,6 +17,7 @@ from tests.end_to_end.test_simulate import Settings, assert_nothing_looks_finish
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
+@pytest.mark.slow
 def test_law_5_the_measured_size_of_a_pass_is_kept(settings: Settings, tmp_path: Path) -> None:
     config = settings(tmp_path, simulation={"sources_per_pass": None})
     interrupted(config)

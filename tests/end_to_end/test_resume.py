@@ -87,15 +87,15 @@ def test_law_5_a_killed_worker_is_replaced_bit_for_bit(finished_run: Path, setti
     assert_same_result(tmp_path, finished_run)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(
     ("training", "simulation"),
     [
         ({"zero_stage": 3}, {"method": "tangent", "horizon": 2, "stride": 2, "curvature_share": 0.5}),
-        pytest.param(
+        (
             {"zero_stage": 2, "precision": "bf16", "accumulation_steps": 2},
             {"method": "trajectory", "window": 4, "central": True},
-            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -111,6 +111,7 @@ def test_laws_3_and_5_with_another_number_of_workers(
     close(stores[1], stores[0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_an_interrupted_run_is_replaced_only_by_one_that_can_be_trained(settings: Settings, tmp_path: Path) -> None:
     interrupted(settings(tmp_path))

@@ -178,7 +178,7 @@ def actor_processes() -> list[int]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": {"source_weights": {"fox": 0.0}}}, "no source is called 'fox'"),
+        ({"training": {"source_weights": {"fox": 2.0}}}, "no source is called 'fox'"),
         ({"model": {"config": {"model_type": "bert"}}}, "not supported"),
         ({"model": {"config": {"model_type": "gpt2", "n_layers": 2}}}, "gpt2 has no n_layers"),
         ({"model": {"config": {"model_type": "gpt2", "resid_pdrop": 0.1}}}, "dropout is not supported"),

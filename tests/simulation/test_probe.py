@@ -78,7 +78,7 @@ def test_passes_grow_until_they_do_not_fit(run: tuple[TrainingStep, TrainState, 
 
 def test_replicas_of_both_signs_count_twice(run: tuple[TrainingStep, TrainState, Batch]) -> None:
     step, start, batch = run
-    measured = probe(step, start, WEIGHTS, batch, SimulationConfig(central=True), [1])
+    measured = probe(step, start, WEIGHTS, batch, SimulationConfig(method="trajectory", central=True), [1])
     assert measured.source_bytes == 2 * 3 * start.theta.nbytes
 
 
@@ -92,6 +92,6 @@ def test_sizes_double_up_to_all_that_an_actor_has() -> None:
     assert pass_sizes(9) == [1, 2, 4, 8, 9]
     assert pass_sizes(8) == [1, 2, 4, 8]
     assert pass_sizes(1) == pass_sizes(0) == [1]
-    assert rows_per_actor(SimulationConfig(), sources=9, workers=2) == 6
-    assert rows_per_actor(SimulationConfig(central=True), sources=9, workers=2) == 11
+    assert rows_per_actor(SimulationConfig(method="trajectory"), sources=9, workers=2) == 6
+    assert rows_per_actor(SimulationConfig(method="trajectory", central=True), sources=9, workers=2) == 11
     assert rows_per_actor(SimulationConfig(method="tangent"), sources=9, workers=2) == math.ceil(9 / 2)
