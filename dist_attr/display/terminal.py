@@ -57,7 +57,7 @@ def simulation_line(report: SimulationReport) -> str:
     source, memory, parked = map(size_in_words, (report.source_bytes, report.memory_bytes, report.parked_bytes))
     facts = [
         report.reason or report.method,
-        f"{report.sources_per_pass} sources a pass",
+        f"{report.sources_per_pass} source{'s' * (report.sources_per_pass > 1)} a pass",
         f"{1e3 * report.source_step_seconds:.3g} ms a source and step",
         f"{source} a source",
         f"{memory} an actor" + ("" if report.parked is None else f", and {parked} in {report.parked}"),
