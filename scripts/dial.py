@@ -160,7 +160,8 @@ class Outcome:
         if "any such run" not in self.truths:
             return {}
         there, outputs = self.truths["any such run"]
-        return {str(n): noise_ceiling(outputs[:, self._size[there] == n]) for n in self.drops}
+        counted = [n for n in self.drops if (self._size[there] == n).sum() >= 3]
+        return {str(n): noise_ceiling(outputs[:, self._size[there] == n]) for n in counted}
 
     def fidelity_of(self, scores: NDArray[np.float64], truths: Sequence[str]) -> dict[str, Any]:
         """LDS of scores (queries, sources) by truth and number of dropped sources."""
@@ -169,6 +170,8 @@ class Outcome:
             there, outputs = self.truths[name]
             for number in self.drops:
                 chosen = self._size[there] == number
+                if chosen.sum() < 3:
+                    continue
                 predicted = predicted_change(scores, self._bench.dropped[there[chosen]])
                 found[f"{name}, {number}"] = lds(predicted, outputs[:, chosen].mean(axis=0), resamples=500)
         return found
