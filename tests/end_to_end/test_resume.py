@@ -63,14 +63,15 @@ def assert_same_result(one: Path, other: Path) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_law_5_after_ctrl_c_it_continues_bit_for_bit(finished_run: Path, settings: Settings, tmp_path: Path) -> None:
-    config = settings(tmp_path)
+    config = settings(tmp_path, simulation={"method": "auto"})  # which chooses the trajectory, both times
     step = interrupted(config)
     assert 3 <= step < 8
-    other = settings(tmp_path, training={"learning_rate": 0.02}, simulation={"window": 5})
+    other = settings(tmp_path, training={"learning_rate": 0.02}, simulation={"method": "auto", "window": 5})
     with pytest.raises(ConfigError, match=r"differs in simulation.window, training.learning_rate; continue it"):
         da.simulate(other)
     assert continued(config)[0] > step
     assert_same_result(tmp_path, finished_run)
+    assert da.RunConfig.load(tmp_path / "run.yaml").simulation.method == "trajectory"
 
 
 @pytest.mark.usefixtures("cluster")
