@@ -9,7 +9,7 @@ import typer
 
 def inspect(
     store: Annotated[str, typer.Argument(help="the store, a path or any fsspec URL", metavar="STORE")],
-    as_json: Annotated[bool, typer.Option("--json", help="the whole manifest as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the manifest and the sources table as JSON")] = False,
 ) -> None:
     """Show what an influence store holds: its sources, its model, how it was made.
 
@@ -22,6 +22,8 @@ def inspect(
 
     opened = open_store(store)
     if as_json:
-        typer.echo(json.dumps({"url": store, **opened.manifest.model_dump(mode="json")}, indent=2))
+        sources = [record.model_dump(mode="json") for record in opened.records]
+        facts = {"url": store, "bytes": opened.stored_bytes, **opened.manifest.model_dump(mode="json")}
+        typer.echo(json.dumps({**facts, "sources": sources}, indent=2))
     else:
         show_store(opened)

@@ -15,12 +15,14 @@ from dist_attr.config.corpus import CorpusConfig, ExampleName, TokenizerConfig, 
 from dist_attr.config.model import LoraConfig, ModelConfig
 from dist_attr.config.run import RunConfig
 from dist_attr.config.simulation import ClusterConfig, DescentConfig, MethodName, SimulationConfig
+from dist_attr.config.store import CodecName, StoreConfig
 from dist_attr.config.training import OptimizerName, PrecisionName, ScheduleName, TrainingConfig
 
 ReadoutName = Literal["linear", "counterfactual"]
 
 __all__ = [
     "ClusterConfig",
+    "CodecName",
     "CorpusConfig",
     "DescentConfig",
     "ExampleName",
@@ -34,6 +36,7 @@ __all__ = [
     "ScheduleName",
     "Settings",
     "SimulationConfig",
+    "StoreConfig",
     "TokenizerConfig",
     "TrainTokenizer",
     "TrainingConfig",

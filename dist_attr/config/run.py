@@ -13,6 +13,7 @@ from dist_attr.config.base import Settings
 from dist_attr.config.corpus import CorpusConfig, TokenizerConfig
 from dist_attr.config.model import ModelConfig
 from dist_attr.config.simulation import FOR_CHECKPOINT, ClusterConfig, SimulationConfig
+from dist_attr.config.store import StoreConfig
 from dist_attr.config.training import TrainingConfig
 from dist_attr.errors import ConfigError
 
@@ -28,6 +29,7 @@ class RunConfig(Settings):
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     simulation: SimulationConfig = Field(default_factory=SimulationConfig)
+    store: StoreConfig = Field(default_factory=StoreConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     output: str = Field("runs/demo", description="any fsspec URL; holds run.yaml, model/ and influence.zarr")
 

@@ -82,9 +82,8 @@ def show_store(store: InfluenceStore) -> None:
         "parameters": f"{manifest.space.size:,} per tangent, {manifest.space.coverage:.1%} of the model",
         "simulation": _how(manifest),
         "corpus": f"{manifest.corpus[:12]}…",
-        "size": f"{store.stored_bytes / 1e6:.1f} MB for {len(manifest.sources)} sources",
-        "failed": "; ".join(f"{record.name}: {record.failed}" for record in manifest.sources if record.failed)
-        or "none",
+        "size": _size(store),
+        "failed": "; ".join(f"{record.name}: {record.failed}" for record in store.records if record.failed) or "none",
         "fidelity": "not measured on this model",
     }.items():
         facts.add_row(f"[bold]{name}[/]", Text(value))
@@ -93,12 +92,22 @@ def show_store(store: InfluenceStore) -> None:
     table = Table("source", "documents", "tokens", in_steps, "first step", "last step")
     for column in table.columns[1:]:
         column.justify = "right"
-    for record in manifest.sources:
+    for record in store.records:
         steps = ("–" if step is None else str(step) for step in (record.first_step, record.last_step))
         table.add_row(
             Text(record.name), f"{record.documents:,}", f"{record.tokens:,}", f"{record.trained_tokens:,}", *steps
         )
     console.print(table)
+
+
+def _size(store: InfluenceStore) -> str:
+    encoding, sources, size = store.manifest.encoding, len(store.sources), store.manifest.space.size
+    blocks = f", {encoding.block_size} numbers a scale" if store.codec.levels else ""
+    stored = store.stored_bytes
+    return (
+        f"{stored / 1e6:.1f} MB for {sources} sources, {stored / sources / 1e6:.3g} MB each, "
+        f"{8 * stored / sources / size:.2f} bits a parameter ({encoding.codec}{blocks})"
+    )
 
 
 def _how(manifest: Manifest) -> str:

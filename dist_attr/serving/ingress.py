@@ -77,7 +77,7 @@ class Ingress:
     @api.get("/v1/sources", responses=PROBLEMS)
     async def sources(self) -> SourcesResponse:
         """The sources that can be credited."""
-        records = self._store.manifest.sources
+        records = self._store.records
         return SourcesResponse(
             store=self._identity,
             sources=[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,15 +39,22 @@ FLOAT32 = 4  # bytes
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that has been checked as far as it can be without training."""
+    """A run that has been checked as far as it can be without training.
+
+    Attributes:
+        config: the run, in the end with everything that was chosen and measured for it.
+        identity: what it computes, as it was asked for: whether a checkpoint or a store is this run's.
+    """
 
     config: RunConfig
     tokenizer: Tokenizer
     task: Task
+    identity: dict[str, Any]
 
-    def identity(self) -> dict[str, Any]:
-        """What the run computes, for a checkpoint to say which run it belongs to."""
-        return identity(self.config, self.task.corpus.fingerprint, tokenizer_fingerprint(self.tokenizer))
+    @property
+    def computes(self) -> str:
+        """sha256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     @property
     def present(self) -> Bools:
@@ -60,6 +69,10 @@ class PreparedRun:
         """The same run with what was chosen and measured as its settings, to be repeated bit for bit."""
         return replace(self, config=self.config.model_copy(update={"simulation": settings}))
 
+    def records(self) -> tuple[SourceRecord, ...]:
+        """The sources table of the store."""
+        return source_records(self.task.corpus, self.task.schedule)
+
     def manifest(self, model: ModelReport, descent: Descent | None) -> Manifest:
         """The manifest of the store, as long as it is not complete."""
         return Manifest(
@@ -68,8 +81,11 @@ class PreparedRun:
             complete=False,
             model=None,
             space=model.space,
-            sources=source_records(self.task.corpus, self.task.schedule),
+            encoding=self.config.store,
+            sources=len(self.task.corpus.sources),
+            sources_checksum=None,
             corpus=self.task.corpus.fingerprint,
+            computes=self.computes,
             run=self.config,
             descent=descent,
             versions={name: version(name) for name in SOFTWARE},
@@ -93,7 +109,8 @@ def prepare(config: RunConfig) -> PreparedRun:
         run = config.model_copy(update={"model": model})
     else:
         run = config
-    return PreparedRun(config, tokenizer, Task(run, corpus, schedule, len(tokenizer), end_of_text_id(tokenizer)))
+    task = Task(run, corpus, schedule, len(tokenizer), end_of_text_id(tokenizer))
+    return PreparedRun(config, tokenizer, task, identity(config, corpus.fingerprint, tokenizer_fingerprint(tokenizer)))
 
 
 def source_records(corpus: PackedCorpus, schedule: NDArray[np.int64]) -> tuple[SourceRecord, ...]:

@@ -25,7 +25,7 @@ from dist_attr.simulation.prepare import PreparedRun, prepare
 from dist_attr.simulation.probe import Probe
 from dist_attr.simulation.reports import ActorReport, ModelReport, Progress, SimulationReport, StrideReport
 from dist_attr.simulation.workers import Actor, build, call_all, started_actors
-from dist_attr.store import Descent, InfluenceStore, ModelIdentity, StoreWriter, open_store
+from dist_attr.store import Descent, InfluenceStore, ModelIdentity, Place, StoreWriter, manifest_at, open_store
 
 STRIDE_SECONDS = 1.0
 
@@ -50,8 +50,8 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
     run = prepare(config)
     output = absolute_url(config.output)
     checkpoints = Checkpoints(output, discard=overwrite)
-    _check_output(output, overwrite)
-    check_same_run(checkpoints.latest(), run.identity(), output)
+    _check_output(run, output, overwrite)
+    check_same_run(checkpoints.latest(), run.identity, output)
     connect()
     gpus = gpus_per_actor(config.cluster.workers)
     metrics = RunMetrics(output)
@@ -63,7 +63,7 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
 
     for failures in count():
         try:
-            _attempt(run, gpus, output, checkpoints, report)
+            _attempt(run, gpus, output, checkpoints, report, overwrite and not failures)
             break
         except WorkerLostError as error:
             metrics.worker_lost()
@@ -76,7 +76,7 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
     return None if config.simulation.method == "none" else open_store(f"{output}/influence.zarr")
 
 
-def _check_output(output: str, overwrite: bool) -> None:
+def _check_output(run: PreparedRun, output: str, overwrite: bool) -> None:
     filesystem, path = fsspec.core.url_to_fs(output)
     if "memory" in str(filesystem.protocol):
         raise ConfigError(
@@ -84,9 +84,13 @@ def _check_output(output: str, overwrite: bool) -> None:
         )
     if filesystem.exists(f"{path}/run.yaml") and not overwrite:
         raise ConfigError(f"output {output} holds a finished run; choose another place, or say --overwrite")
+    if not overwrite and (there := manifest_at(Place(f"{output}/influence.zarr"))) and there.computes != run.computes:
+        raise ConfigError(f"output {output} holds the store of another run; choose another place, or say --overwrite")
 
 
-def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints, progress: Progress) -> None:
+def _attempt(
+    run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints, progress: Progress, overwrite: bool
+) -> None:
     """Go through the run with one set of actors, from the last checkpoint on if there is one."""
     kind = SimulationActor if run.config.simulation.descent is None else DescentActor
     with started_actors(kind, run, gpus) as actors:
@@ -99,8 +103,7 @@ def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints,
                 f"output {output} holds an interrupted run that began with another model than the one built now; "
                 "the model's files or the software changed. Choose another place, or say --overwrite"
             )
-        _clear_result(output)
-        identity = run.identity()  # before anything is chosen for it
+        _clear_result(run, output, overwrite)
         (address,) = call_all([actors[0].address.remote()])
         memory = min(call_all([actor.join.remote(address, checkpoints.url, checkpoint) for actor in actors]))
         run, simulation = _settle(run, actors, model, memory, checkpoints.url, checkpoint)
@@ -116,7 +119,7 @@ def _attempt(run: PreparedRun, gpus: int, output: str, checkpoints: Checkpoints,
                     workers=len(actors),
                     folder=folder,
                     files=files,
-                    identity=identity,
+                    identity=run.identity,
                     initial_model=model.fingerprint,
                     simulation=run.config.simulation,
                     descent=descent,
@@ -144,10 +147,14 @@ def _agree_on_descent(run: PreparedRun, actors: Sequence[Actor], checkpoint: Che
     return descent
 
 
-def _clear_result(output: str) -> None:
+def _clear_result(run: PreparedRun, output: str, overwrite: bool) -> None:
+    """Remove what is replaced; rows that this very run wrote before it was interrupted stay."""
     filesystem, path = fsspec.core.url_to_fs(output)
+    store = Place(f"{output}/influence.zarr")
+    there = None if overwrite else manifest_at(store)
+    keep = there is not None and not there.complete and there.computes == run.computes
     # run.yaml goes first: without it, nothing that is left looks finished.
-    for part in ("run.yaml", "influence.zarr", "model"):
+    for part in ("run.yaml", *(() if keep else ("influence.zarr",)), "model"):
         if filesystem.exists(f"{path}/{part}"):
             filesystem.rm(f"{path}/{part}", recursive=True)
 
@@ -234,7 +241,7 @@ def _write_result(
     store: StoreWriter | None = None
     failed: dict[int, str] = {}
     if run.config.simulation.method != "none":
-        store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model, descent))
+        store = StoreWriter.create(f"{output}/influence.zarr", run.manifest(model, descent), run.records(), go_on=True)
         for part in call_all([actor.write.remote(store.url) for actor in actors]):
             failed |= part
     weights, *_ = call_all([actor.save.remote(f"{output}/model") for actor in actors])

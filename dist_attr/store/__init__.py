@@ -1,24 +1,39 @@
 """The influence store: one tangent per source in a Zarr v3 group, at any fsspec URL.
 
 Design decisions:
-- A row of `tangents` belongs to one source and lies in chunks of its own: no two writers ever touch one object.
+- A row belongs to one source and lies in shards of its own: no two writers ever touch one object.
 - A row counts only once its checksum and its step are written, the store only once its manifest says `complete`.
   What is half-written can be told from what is whole, and is never served.
-- The manifest is JSON in the group's attributes. Nothing is pickled; plain `zarr.open` reads everything.
+- The manifest is JSON in the group's attributes, the sources table a Parquet file. Nothing is pickled; plain
+  `zarr.open` and any Parquet reader read everything, and numbers are decoded by one product (`codecs`).
+- The arrays must be what the manifest prescribes, to the last codec: nothing else is opened, however it came there.
+- No URL is ever taken from a store.
 """
 
-from dist_attr.store.manifest import FORMAT_VERSION, Descent, Manifest, ModelIdentity, SourceRecord, Space
+from dist_attr.store.codecs import Codec, Encoded
+from dist_attr.store.manifest import FORMAT_VERSION, Descent, Manifest, ModelIdentity, Space
+from dist_attr.store.places import Place
 from dist_attr.store.reader import InfluenceStore, open_store
-from dist_attr.store.writer import StoreWriter
+from dist_attr.store.table import SourceRecord
+from dist_attr.store.transfer import copy_model, copy_store, merge_stores, remove_store
+from dist_attr.store.writer import StoreWriter, manifest_at
 
 __all__ = [
     "FORMAT_VERSION",
+    "Codec",
     "Descent",
+    "Encoded",
     "InfluenceStore",
     "Manifest",
     "ModelIdentity",
+    "Place",
     "SourceRecord",
     "Space",
     "StoreWriter",
+    "copy_model",
+    "copy_store",
+    "manifest_at",
+    "merge_stores",
     "open_store",
+    "remove_store",
 ]

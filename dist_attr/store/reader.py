@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import psutil
 import zarr
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from dist_attr.errors import StoreError
-from dist_attr.store.layout import CHECKSUMS, STEPS, TANGENTS, checksum, exists, zarr_store
+from dist_attr.store.codecs import Codec, Encoded
+from dist_attr.store.layout import SCALES, STEPS, TANGENTS, checksum, differences
 from dist_attr.store.manifest import ATTRIBUTE, FORMAT_VERSION, Manifest
+from dist_attr.store.places import Place, clear_errors
+from dist_attr.store.table import SourceRecord, read_table
+
+AT_ONCE = 4  # rows that are fetched, checked and decoded side by side
 
 
 class InfluenceStore:
@@ -20,13 +27,19 @@ class InfluenceStore:
 
     Attributes:
         url: where it is.
+        place: the same, with how to reach it.
         manifest: what it holds and belongs to.
+        records: its sources table, a failed source's too.
     """
 
-    def __init__(self, url: str, manifest: Manifest, group: zarr.Group) -> None:
-        self.url = url
+    def __init__(self, place: Place, manifest: Manifest, records: tuple[SourceRecord, ...], group: zarr.Group) -> None:
+        self.place = place
+        self.url = place.url
         self.manifest = manifest
+        self.records = records
+        self.codec = Codec.of(manifest.encoding)
         self._group = group
+        self._stored = [row for row, record in enumerate(records) if record.failed is None]
 
     def __repr__(self) -> str:
         return f"InfluenceStore({self.url!r}, {len(self.sources)} sources × {self.manifest.space.size:,} parameters)"
@@ -34,27 +47,106 @@ class InfluenceStore:
     @property
     def sources(self) -> list[str]:
         """Names of the sources that have a tangent."""
-        return [record.name for record in self.manifest.sources if record.failed is None]
+        return [self.records[row].name for row in self._stored]
 
-    def tangents(self, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """δ of some of `sources`, or of all: (rows, P). Raises StoreError when a row does not have its checksum."""
-        stored = [row for row, record in enumerate(self.manifest.sources) if record.failed is None]
-        rows = stored if rows is None else [stored[row] for row in rows]
-        tangents, checksums = self._array(TANGENTS), np.asarray(self._array(CHECKSUMS)[:])
-        values = np.empty((len(rows), self.manifest.space.size), np.float32)
-        for value, row in zip(values, rows, strict=True):
-            try:
-                value[:] = tangents[row]
-            except Exception as error:  # a damaged chunk fails in whichever codec meets it first
-                raise self._damaged(row, f"it cannot be read: {error}") from error
-            if not np.array_equal(checksum(value), checksums[row]):
-                raise self._damaged(row, "it does not have its checksum")
+    def tangents(self, rows: Sequence[int] | None = None, *, span: slice | None = None) -> NDArray[np.float32]:
+        """δ of some of `sources`, or of all: (rows, P).
+
+        Args:
+            rows: which; several are fetched side by side.
+            span: only these of the P parameters, (rows, stop − start). Their chunks alone are read, and checked by a
+                crc32c each; whole rows are checked by their sha256.
+
+        Raises:
+            StoreError: a row does not have its checksum, or memory cannot hold them.
+        """
+        rows = range(len(self._stored)) if rows is None else rows
+        start, stop, _ = (span or slice(None)).indices(self.manifest.space.size)
+        self._check_memory(4 * len(rows) * (stop - start))
+        values = np.empty((len(rows), stop - start), np.float32)
+
+        def fill(number: int, row: int) -> None:
+            if span is None:
+                self.codec.decode(self.encoded(row), values[number])
+            else:
+                values[number] = self._part(row, start, stop)
+
+        self._side_by_side(fill, rows)
         return values
+
+    def encoded(self, row: int) -> Encoded:
+        """One of `sources` as it is stored, not decoded: about a quarter of the memory with int8.
+
+        Raises:
+            StoreError: it does not have its checksum.
+        """
+        size = self.manifest.space.size
+        found = self._fetch(row, slice(0, self.codec.length(size)), slice(0, self.codec.blocks(size)))
+        if checksum(found).tobytes().hex() != self.records[self._stored[row]].checksum:
+            raise self._damaged(row, "it does not have its checksum")
+        return found
+
+    def _part(self, row: int, start: int, stop: int) -> NDArray[np.float32]:
+        """Some numbers of a row; whole blocks are read."""
+        block = self.codec.block_size if self.codec.levels else 1
+        first = start // block * block
+        last = min(-(-stop // block) * block, self.manifest.space.size)
+        per_value = 2 if self.codec.name == "int4" else 1
+        values = slice(first // per_value, -(-last // per_value))
+        scales = slice(first // block, -(-last // block)) if self.codec.levels else slice(0, 0)
+        decoded = np.empty(last - first, np.float32)
+        self.codec.decode(self._fetch(row, values, scales), decoded)
+        return decoded[start - first : stop - first]
+
+    def _fetch(self, row: int, values: slice, scales: slice) -> Encoded:
+        stored = self._stored[row]
+        try:
+            with clear_errors(self.url):
+                numbers = np.asarray(self._array(TANGENTS)[stored, values])
+                own = np.asarray(self._array(SCALES)[stored, scales]) if self.codec.levels else np.empty(0, np.float32)
+        except StoreError:
+            raise
+        except Exception as error:  # a damaged chunk fails in whichever codec meets it first
+            raise self._damaged(row, f"it cannot be read: {error}") from error
+        return Encoded(numbers, own)
+
+    def verify(self, progress: Callable[[], None] = lambda: None) -> dict[str, str]:
+        """Check every row; what is wrong by source, empty if nothing is. `progress` is called after each row."""
+        found: dict[str, str] = {}
+
+        def check(_: int, row: int) -> None:
+            try:
+                self.encoded(row)
+            except StoreError as error:
+                found[self.sources[row]] = str(error)
+            progress()
+
+        self._side_by_side(check, range(len(self._stored)))
+        return {name: found[name] for name in self.sources if name in found}
+
+    def _side_by_side(self, work: Callable[[int, int], None], rows: Sequence[int]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            calls = [pool.submit(work, number, row) for number, row in enumerate(rows)]
+            try:
+                for call in calls:
+                    call.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _check_memory(self, needed: int) -> None:
+        free = psutil.virtual_memory().available
+        if needed > free:
+            raise StoreError(
+                f"{self.url}: these tangents take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; "
+                "read fewer sources at a time, or split them over more shards"
+            )
 
     @property
     def stored_bytes(self) -> int:
-        """Size of the compressed tangents."""
-        return int(self._array(TANGENTS).nbytes_stored())
+        """Size of all objects of the store."""
+        files, path = self.place.files()
+        with clear_errors(self.url):
+            return int(files.du(path))
 
     def check_model(self, weights: str, tokenizer: str) -> None:
         """Raises StoreError unless these fingerprints are those of the model and tokenizer the store belongs to."""
@@ -70,7 +162,7 @@ class InfluenceStore:
                 )
 
     def _damaged(self, row: int, why: str) -> StoreError:
-        return StoreError(f"{self.url}: the tangent of source {self.manifest.sources[row].name!r} is damaged, {why}")
+        return StoreError(f"{self.url}: the tangent of source {self.sources[row]!r} is damaged, {why}")
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self._group[name]
@@ -78,26 +170,40 @@ class InfluenceStore:
         return array
 
 
-def open_store(url: str) -> InfluenceStore:
-    """Open a finished store at an fsspec URL or a local path.
+def open_store(url: str, *, options: Mapping[str, Any] | None = None, cache: str | None = None) -> InfluenceStore:
+    """Open a finished store.
+
+    Args:
+        url: any fsspec URL or a local path.
+        options: fsspec's storage options, as in {"key": ..., "secret": ..., "endpoint_url": ...}; without them
+            credentials come from the environment, a profile or the machine's role.
+        cache: a local folder that keeps what is read from a remote store; an object that changed is read anew.
 
     Raises:
         StoreError: there is none, it is unfinished (naming the missing sources), of another format, or inconsistent.
     """
+    place = Place(url, options or {}, cache)
+    group, manifest = opened(place, read_only=True)
+    records = read_table(place, manifest.sources_checksum)
+    if len(records) != manifest.sources or len({record.name for record in records}) != len(records):
+        raise StoreError(f"{url} is damaged: its sources table does not fit its manifest")
+    _check_finished(url, group, manifest, records)
+    return InfluenceStore(place, manifest, records, group)
+
+
+def opened(place: Place, *, read_only: bool) -> tuple[zarr.Group, Manifest]:
+    """The group at a place and its manifest, whether finished or not; its arrays are as the manifest says."""
+    url = place.url
     try:
-        group = zarr.open_group(zarr_store(url, "r"), mode="r", zarr_format=3)
+        with clear_errors(url):
+            mode = "r" if read_only else "r+"
+            group = zarr.open_group(place.zarr_store(read_only=read_only), mode=mode, zarr_format=3)  # type: ignore[arg-type]
     except FileNotFoundError as error:
-        hint = f"; did you mean {url.rstrip('/')}/influence.zarr?" if exists(f"{url}/influence.zarr") else ""
+        inner = Place(f"{url.rstrip('/')}/influence.zarr", place.options)
+        hint = f"; did you mean {inner.url}?" if inner.exists() else ""
         raise StoreError(f"there is no influence store at {url}{hint}") from error
-    except (OSError, ValueError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"cannot open the influence store at {url}: {error}") from error
-    manifest = _manifest(url, group)
-    store = InfluenceStore(url, manifest, group)
-    _check(store)
-    return store
-
-
-def _manifest(url: str, group: zarr.Group) -> Manifest:
     values = group.attrs.get(ATTRIBUTE)
     if not isinstance(values, dict):
         raise StoreError(f"{url} is a Zarr group, but not an influence store: it has no manifest")
@@ -106,24 +212,20 @@ def _manifest(url: str, group: zarr.Group) -> Manifest:
             f"{url} has format version {values.get('format_version')}, this dist_attr reads version {FORMAT_VERSION}"
         )
     try:
-        return Manifest.model_validate(values)
-    except ValidationError as error:
+        manifest = Manifest.model_validate(values)
+        wrong = differences(group, manifest.sources, manifest.space.size, Codec.of(manifest.encoding))
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"the manifest of {url} is damaged: {error}") from error
+    if wrong:
+        raise StoreError(f"{url} is damaged: {', '.join(wrong)} missing or not as its manifest says")
+    return group, manifest
 
 
-def _check(store: InfluenceStore) -> None:
-    expected = (len(store.manifest.sources), store.manifest.space.size)
-    try:
-        shape, steps = store._array(TANGENTS).shape, np.asarray(store._array(STEPS)[:])
-    except (KeyError, OSError, ValueError) as error:
-        raise StoreError(f"{store.url} is damaged: {error}") from error
-    if shape != expected or steps.shape != expected[:1]:
-        raise StoreError(f"{store.url} is damaged: its tangents have shape {shape}, its manifest says {expected}")
-    if missing := [
-        record.name
-        for record, step in zip(store.manifest.sources, steps, strict=True)
-        if step < 0 and record.failed is None
-    ]:
-        raise StoreError(f"{store.url} is not finished, these sources are missing: {', '.join(missing)}")
-    if not store.manifest.complete:
-        raise StoreError(f"{store.url} is not finished: its run was stopped before it saved the model")
+def _check_finished(url: str, group: zarr.Group, manifest: Manifest, records: Sequence[SourceRecord]) -> None:
+    if manifest.complete:
+        return
+    with clear_errors(url):
+        steps = np.asarray(group[STEPS][:])  # type: ignore[index]
+    if missing := [record.name for record, step in zip(records, steps, strict=True) if step < 0]:
+        raise StoreError(f"{url} is not finished, these sources are missing: {', '.join(missing)}")
+    raise StoreError(f"{url} is not finished: its run was stopped before it saved the model")

@@ -59,6 +59,7 @@ def settings(corpus_file: Path) -> Settings:
                 "warmup_steps": 2,
             },
             "simulation": {"method": "trajectory", "check_every": 3, "sources_per_pass": 2},
+            "store": {"codec": "float32"},
             "cluster": {"workers": 2},
         }
         for room, change in changes.items():

@@ -77,6 +77,7 @@ def descending(documents: Path, model: str) -> Settings:
             "model": {"path": model, "include": [r"ln_f", r"ln_1", r"c_proj\.bias"]},
             "training": {"sequence_length": 32, "source_weights": WEIGHTS},
             "simulation": {"method": "checkpoint", "descent": {"steps": 12, **(descent or {})}},
+            "store": {"codec": "float32"},
             "cluster": {"workers": 2},
         }
         for room, change in changes.items():
@@ -225,7 +226,7 @@ def test_a_source_that_diverges_does_not_stop_the_others(descending: Settings, t
     assert store is not None
     assert store.sources == [name for name in SOURCES if name != "cat"]
     assert np.isfinite(store.tangents()).all()
-    (failed,) = [record for record in store.manifest.sources if record.failed]
+    (failed,) = [record for record in store.records if record.failed]
     assert failed.name == "cat" and failed.failed is not None and failed.failed.startswith("diverged at step")
     assert "cat: diverged at" in CliRunner().invoke(app, ["inspect", store.url]).output
 

@@ -115,7 +115,7 @@ def test_the_output_is_whole_and_runs_again(finished_run: Path, settings: Settin
     model = AutoModelForCausalLM.from_pretrained(finished_run / "model")
     tokenizer = AutoTokenizer.from_pretrained(finished_run / "model")
     assert torch.isfinite(model(**tokenizer("the cat ran", return_tensors="pt")).logits).all()
-    records = da.open_store(str(finished_run / "influence.zarr")).manifest.sources
+    records = da.open_store(str(finished_run / "influence.zarr")).records
     assert [record.name for record in records] == list(SOURCES)
     assert sum(record.trained_tokens for record in records) <= 8 * 8 * 32
     assert all(record.first_step is not None and record.documents == 8 for record in records)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dist_attr as da
-from dist_attr.config import ModelConfig
+from dist_attr.config import ModelConfig, StoreConfig
 from dist_attr.corpus import load_tokenizer, tokenizer_fingerprint
 from dist_attr.errors import ModelError, QueryError, StoreError
 from dist_attr.influence import ParameterSpace
@@ -47,15 +47,22 @@ def make_store(folder: Path, model_type: str = "llama") -> da.InfluenceStore:
         complete=False,
         model=None,
         space=Space(names=space.names, shapes=space.shapes, coverage=1.0),
-        sources=tuple(
-            SourceRecord(name=n, documents=1, tokens=1, trained_tokens=1, first_step=0, last_step=0, examples=())
-            for n in NAMES
-        ),
-        corpus="c",
+        encoding=StoreConfig(codec="float32"),
+        sources=len(NAMES),
+        sources_checksum=None,
+        corpus="c" * 64,
+        computes="e" * 64,
         run=da.RunConfig(),
         versions={},
     )
-    writer = StoreWriter.create(f"{folder}/influence.zarr", manifest)
+    writer = StoreWriter.create(
+        f"{folder}/influence.zarr",
+        manifest,
+        [
+            SourceRecord(name=n, documents=1, tokens=1, trained_tokens=1, first_step=0, last_step=0, examples=())
+            for n in NAMES
+        ],
+    )
     for row, tangent in enumerate(0.02 * np.random.default_rng(0).standard_normal((3, space.size))):
         writer.write(row, tangent.astype(np.float32), 1)
     writer.finish(

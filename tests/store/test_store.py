@@ -11,7 +11,7 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from dist_attr.config import RunConfig
+from dist_attr.config import RunConfig, StoreConfig
 from dist_attr.errors import SimulationError, StoreError
 from dist_attr.store import Manifest, ModelIdentity, SourceRecord, Space, StoreWriter, open_store
 
@@ -25,20 +25,22 @@ def manifest(**changes: Any) -> Manifest:
         "complete": False,
         "model": None,
         "space": Space(names=("weight",), shapes=((3, 500_000),), coverage=1.0),
-        "sources": tuple(
-            SourceRecord(
-                name=name, documents=1, tokens=2, trained_tokens=2, first_step=0, last_step=1, examples=("d1",)
-            )
-            for name in ("ant", "bee", "cat")
-        ),
+        "encoding": StoreConfig(codec="float32"),
+        "sources": 3,
+        "sources_checksum": None,
         "corpus": "c" * 64,
+        "computes": "e" * 64,
         "run": RunConfig(),
         "versions": {"dist_attr": "0"},
     }
     return Manifest(**{**values, **changes})
 
 
-IDENTITY = ModelIdentity(type="gpt2", weights="w" * 64, tokenizer="t" * 64)
+IDENTITY = ModelIdentity(type="gpt2", weights="a" * 64, tokenizer="b" * 64)
+RECORDS = tuple(
+    SourceRecord(name=name, documents=1, tokens=2, trained_tokens=2, first_step=0, last_step=1, examples=("d1",))
+    for name in ("ant", "bee", "cat")
+)
 
 
 def tangents() -> NDArray[np.float32]:
@@ -47,7 +49,7 @@ def tangents() -> NDArray[np.float32]:
 
 def finished(url: str) -> NDArray[np.float32]:
     values = tangents()
-    StoreWriter.create(url, manifest())
+    StoreWriter.create(url, manifest(), RECORDS)
     for source in (2, 0, 1):
         # Each row by a writer of its own, as different actors have.
         StoreWriter(url).write(source, values[source], 7)
@@ -72,14 +74,14 @@ def test_plain_zarr_reads_it(tmp_path: Path) -> None:
     group = zarr.open_group(f"{tmp_path}/a.zarr", mode="r")
     array = group["tangents"]
     assert isinstance(array, zarr.Array)
-    assert array.chunks == (1, 2**20)
+    assert array.chunks == (1, 2**18) and array.shards == (1, 6 * 2**18)
     assert np.array_equal(np.asarray(array[1]), values[1])
     assert json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["dist_attr"]["complete"] is True
 
 
 def test_a_flipped_byte_is_found_and_never_handed_out(tmp_path: Path) -> None:
     values = finished(f"{tmp_path}/a.zarr")
-    chunk = tmp_path / "a.zarr" / "tangents" / "c" / "1" / "1"
+    chunk = tmp_path / "a.zarr" / "tangents" / "c" / "1" / "0"
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(bytes(data))
@@ -97,7 +99,7 @@ def test_a_lost_chunk_is_found(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_store_says_what_is_missing(tmp_path: Path) -> None:
-    writer = StoreWriter.create(f"{tmp_path}/a.zarr", manifest())
+    writer = StoreWriter.create(f"{tmp_path}/a.zarr", manifest(), RECORDS)
     writer.write(1, tangents()[1], 7)
     with pytest.raises(StoreError, match="missing: ant, cat"):
         open_store(f"{tmp_path}/a.zarr")
@@ -106,7 +108,7 @@ def test_an_unfinished_store_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_all_rows_but_no_model_is_unfinished(tmp_path: Path) -> None:
-    writer = StoreWriter.create(f"{tmp_path}/a.zarr", manifest())
+    writer = StoreWriter.create(f"{tmp_path}/a.zarr", manifest(), RECORDS)
     for source, row in enumerate(tangents()):
         writer.write(source, row, 7)
     with pytest.raises(StoreError, match="not finished"):
@@ -114,7 +116,7 @@ def test_all_rows_but_no_model_is_unfinished(tmp_path: Path) -> None:
 
 
 def test_a_diverged_tangent_is_not_written(tmp_path: Path) -> None:
-    writer = StoreWriter.create(f"{tmp_path}/a.zarr", manifest())
+    writer = StoreWriter.create(f"{tmp_path}/a.zarr", manifest(), RECORDS)
     row = tangents()[0]
     row[3] = np.inf
     with pytest.raises(SimulationError, match="source 'ant' diverged"):
@@ -125,7 +127,7 @@ def test_a_diverged_tangent_is_not_written(tmp_path: Path) -> None:
 
 def test_a_failed_source_does_not_lose_the_others(tmp_path: Path) -> None:
     url, values = f"{tmp_path}/a.zarr", tangents()
-    writer = StoreWriter.create(url, manifest())
+    writer = StoreWriter.create(url, manifest(), RECORDS)
     writer.write(0, values[0], 7)
     writer.write(2, values[2], 7)
     with pytest.raises(StoreError, match="not written: bee"):
@@ -137,13 +139,13 @@ def test_a_failed_source_does_not_lose_the_others(tmp_path: Path) -> None:
     assert store.sources == ["ant", "cat"]
     assert np.array_equal(store.tangents(), values[[0, 2]])
     assert np.array_equal(store.tangents([1]), values[[2]])
-    assert [record.failed for record in store.manifest.sources] == [None, "it diverged", None]
+    assert [record.failed for record in store.records] == [None, "it diverged", None]
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     finished(f"{tmp_path}/a.zarr")
     with pytest.raises(StoreError, match="something at"):
-        StoreWriter.create(f"{tmp_path}/a.zarr", manifest())
+        StoreWriter.create(f"{tmp_path}/a.zarr", manifest(), RECORDS)
 
 
 def test_another_model_or_tokenizer_is_an_error(tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("format_version", 99, "format version 99"), ("sources", [], "damaged"), ("corpus", None, "manifest .* damaged")],
+    [("format_version", 99, "format version 99"), ("sources", 2, "damaged"), ("corpus", None, "manifest .* damaged")],
 )
 def test_a_manifest_that_does_not_fit_is_refused(key: str, value: Any, message: str, tmp_path: Path) -> None:
     finished(f"{tmp_path}/a.zarr")
