@@ -1,7 +1,7 @@
 """What a source costs the tangent simulator when there are thousands, of which few are active at a time.
 
 Sources are short pieces of State of the Union speeches, one document each; the model is the small GPT of
-scripts/levers.py. For each number of sources, after as many steps of warm-up as the horizon, the mean over the steps
+scripts/cost.py. For each number of sources, after as many steps of warm-up as the horizon, the mean over the steps
 that follow: active sources, seconds of a step, seconds of one active source and step and the same in plain training
 steps. Seconds are the processor's, in one thread. Memory is the growth of the process's resident set by the
 simulation's states, divided by the sources that were in a batch so far, beside what one such state holds; and, to
