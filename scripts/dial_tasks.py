@@ -147,10 +147,10 @@ def read_out(retraining: Retraining, model: Any, simulator: Any, counterfactual:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from dist_attr.influence import ParameterSpace, counterfactual_logprobs, directional_logprobs
+    from dist_attr.influence import ParameterSpace, Sequences, counterfactual_logprobs, directional_logprobs
     from dist_attr.models import causal_forward
 
-    readouts = {"linear": directional_logprobs}
+    readouts: dict[str, Any] = {"linear": directional_logprobs}
     if counterfactual:
         readouts["counterfactual"] = counterfactual_logprobs
     queries, scores = retraining.queries, {}
@@ -161,7 +161,8 @@ def read_out(retraining: Retraining, model: Any, simulator: Any, counterfactual:
         for first in range(0, len(queries), 16):
             some = queries[first : first + 16]
             tokens = pad_sequence([torch.tensor(query.tokens) for query in some], batch_first=True)
-            by_token = readout(forward, space, simulator.parameters, tokens, simulator.tangents()).scores
+            at = Sequences(forward, space, simulator.parameters, tokens)
+            by_token = readout(at, torch.split(simulator.tangents(), 8)).scores
             parts += [by_token[:, i, q.start - 1 : len(q.tokens) - 1].sum(1) for i, q in enumerate(some)]
         scores[name] = torch.stack(parts).double().numpy()
     return scores

@@ -17,8 +17,8 @@ def query(
     ] = None,
     prompt: Annotated[str, typer.Option(help="what the model was given")] = "",
     readout: Annotated[
-        Literal["linear", "counterfactual"],
-        typer.Option(help="derivative by source weight, or what the answer would lose without the source"),
+        Literal["linear", "central-difference", "counterfactual"],
+        typer.Option(help="derivative by source weight (two ways), or what the answer would lose without the source"),
     ] = "linear",
     top: Annotated[int | None, typer.Option(min=1, help="show so many sources only", show_default="all")] = None,
     endpoint: Annotated[

@@ -18,7 +18,7 @@ from dist_attr.config.simulation import ClusterConfig, DescentConfig, MethodName
 from dist_attr.config.store import CodecName, StoreConfig
 from dist_attr.config.training import OptimizerName, PrecisionName, ScheduleName, TrainingConfig
 
-ReadoutName = Literal["linear", "counterfactual"]
+ReadoutName = Literal["linear", "central-difference", "counterfactual"]
 
 __all__ = [
     "ClusterConfig",

@@ -15,7 +15,13 @@ from dist_attr.influence.levers import Levers
 from dist_attr.influence.loss import Batch, token_losses, weighted_loss
 from dist_attr.influence.optimizers import SGD, Adam, Optimizer
 from dist_attr.influence.parameters import Forward, ParameterSpace, module_forward
-from dist_attr.influence.readout import Scores, counterfactual_logprobs, directional_logprobs, token_logprobs
+from dist_attr.influence.readout import (
+    Scores,
+    Sequences,
+    central_difference_logprobs,
+    counterfactual_logprobs,
+    directional_logprobs,
+)
 from dist_attr.influence.schedule import LearningRate
 from dist_attr.influence.self_check import SelfCheck, self_check
 from dist_attr.influence.simulator import Simulator, make_simulator
@@ -38,6 +44,7 @@ __all__ = [
     "ParameterSpace",
     "Scores",
     "SelfCheck",
+    "Sequences",
     "Simulator",
     "SourceState",
     "Stack",
@@ -46,6 +53,7 @@ __all__ = [
     "TrainingStep",
     "TrajectorySimulator",
     "beside_the_run",
+    "central_difference_logprobs",
     "counterfactual_logprobs",
     "directional_logprobs",
     "estimate_curvature",
@@ -53,7 +61,6 @@ __all__ = [
     "mapped_zeros",
     "module_forward",
     "self_check",
-    "token_logprobs",
     "token_losses",
     "weighted_loss",
 ]

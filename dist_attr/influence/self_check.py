@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from dist_attr.influence.loss import Batch
-from dist_attr.influence.readout import directional_logprobs, token_logprobs
+from dist_attr.influence.readout import Sequences, directional_logprobs
 from dist_attr.influence.training_step import TrainingStep
 
 
@@ -57,8 +57,9 @@ def self_check(step: TrainingStep, theta: Tensor, weights: Tensor, batch: Batch,
     still = torch.zeros_like(theta), torch.zeros_like(weights)
     tokens = torch.cat([small.inputs, small.targets[:, -1:]], dim=1)
     at = theta.detach().clone().requires_grad_()
-    (backward,) = torch.autograd.grad(token_logprobs(step.forward, step.space, at, tokens).sum(), at)
-    scores = directional_logprobs(step.forward, step.space, theta, tokens, direction[None]).scores
+    sequences = Sequences(step.forward, step.space, theta, tokens)
+    (backward,) = torch.autograd.grad(sequences.logprobs(at).sum(), at)
+    scores = directional_logprobs(sequences, [direction[None]]).scores
     return SelfCheck(
         max(error((direction, still[1])), error((still[0], one))), _relative(scores.sum(), direction @ backward)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from dist_attr.influence import Forward
 
 
-def causal_forward(model: nn.Module) -> Forward:
-    """Token ids (B, L) and named parameters to logits (B, L, vocabulary).
+def causal_forward(model: nn.Module, first: int = 0) -> Forward:
+    """Token ids (B, L) and named parameters to the logits of positions `first` and later, (B, L − first, vocabulary).
 
     The causal mask is made here and handed over ready: the one transformers builds from a padding mask does not go
     through vmap, and sequences padded on the right need no other. It is made anew in every call, since a tensor made
@@ -21,7 +22,13 @@ def causal_forward(model: nn.Module) -> Forward:
     def forward(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         dtype, length = next(iter(parameters.values())).dtype, inputs.shape[1]
         blocked = torch.full((length, length), torch.finfo(dtype).min, device=inputs.device, dtype=dtype)
-        arguments = {"input_ids": inputs, "attention_mask": blocked.triu(1)[None, None], "use_cache": False}
+        arguments: dict[str, Any] = {
+            "input_ids": inputs,
+            "attention_mask": blocked.triu(1)[None, None],
+            "use_cache": False,
+        }
+        if first:
+            arguments["logits_to_keep"] = length - first
         logits = torch.func.functional_call(model, dict(parameters), (), arguments).logits
         assert isinstance(logits, Tensor)
         return logits

@@ -19,7 +19,7 @@ import torch
 from dist_attr.cluster import connect, gpus_per_actor
 from dist_attr.config import RunConfig, SimulationConfig
 from dist_attr.errors import ConfigError, SimulationError
-from dist_attr.influence import ParameterSpace, directional_logprobs
+from dist_attr.influence import ParameterSpace, Sequences, directional_logprobs
 from dist_attr.models import causal_forward
 from dist_attr.simulation.actor import SimulationActor
 from dist_attr.simulation.choices import Choice, choices, choose
@@ -90,7 +90,7 @@ class PlanningActor(SimulationActor):
         seconds = []
         for _ in range(2):
             started = time.perf_counter()
-            directional_logprobs(causal_forward(model), space, theta, tokens, directions).scores.cpu()
+            directional_logprobs(Sequences(causal_forward(model), space, theta, tokens), [directions]).scores.cpu()
             seconds.append((time.perf_counter() - started) / QUERY_DIRECTIONS)
         return min(seconds)
 

@@ -86,6 +86,16 @@ class InfluenceStore:
             raise self._damaged(row, "it does not have its checksum")
         return found
 
+    def encoded_rows(self, rows: Sequence[int]) -> list[Encoded]:
+        """Several of `sources` as they are stored, fetched side by side. Raises StoreError as `encoded` does."""
+        found: list[Encoded | None] = [None] * len(rows)
+
+        def fill(number: int, row: int) -> None:
+            found[number] = self.encoded(row)
+
+        self._side_by_side(fill, rows)
+        return [row for row in found if row is not None]
+
     def _part(self, row: int, start: int, stop: int) -> NDArray[np.float32]:
         """Some numbers of a row; whole blocks are read."""
         block = self.codec.block_size if self.codec.levels else 1

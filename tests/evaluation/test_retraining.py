@@ -11,7 +11,7 @@ import torch
 from dist_attr.config import TrainingConfig
 from dist_attr.corpus import PackedCorpus, batch_schedule
 from dist_attr.evaluation import Retraining, completion_logprobs, make_optimizer, retrain, retrained_outputs
-from dist_attr.influence import SGD, Adam, Batch, LearningRate, Optimizer, ParameterSpace, TrainingStep, token_logprobs
+from dist_attr.influence import SGD, Adam, Batch, LearningRate, Optimizer, ParameterSpace, Sequences, TrainingStep
 from dist_attr.models import causal_forward
 from dist_attr.readout import EncodedQuery
 from dist_attr.simulation.recipe import weight_decay
@@ -94,7 +94,9 @@ def test_completion_logprobs_are_those_of_the_readout(queries: list[EncodedQuery
     space = ParameterSpace.of(model)
     theta = space.read(model)
     expected = [
-        token_logprobs(causal_forward(model), space, theta, torch.tensor([query.tokens]))[0, query.start - 1 :].sum()
+        Sequences(causal_forward(model), space, theta, torch.tensor([query.tokens]))
+        .logprobs(theta)[0, query.start - 1 :]
+        .sum()
         for query in queries
     ]
     np.testing.assert_allclose(completion_logprobs(model, queries), torch.stack(expected).numpy(), rtol=1e-10)

@@ -1,0 +1,40 @@
+"""The sources' tangents in memory, as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_attr.store import Codec, Encoded, InfluenceStore
+
+
+class Rows:
+    """Encoded rows that are decoded a few at a time, so that memory stays near what the store takes.
+
+    Attributes:
+        size: P.
+    """
+
+    def __init__(self, codec: Codec, encoded: Sequence[Encoded], size: int, device: torch.device) -> None:
+        self.size = size
+        self._codec, self._encoded, self._device = codec, encoded, device
+
+    @classmethod
+    def of(cls, store: InfluenceStore, rows: Sequence[int], device: torch.device) -> Rows:
+        """Some of the sources of a store. Raises StoreError when one is damaged."""
+        return cls(store.codec, store.encoded_rows(rows), store.manifest.space.size, device)
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def parts(self, number: int) -> Iterator[Tensor]:
+        """All rows in stacks of some number, (number, P) float32. A stack is overwritten by the next one."""
+        decoded = np.empty((min(number, len(self)), self.size), np.float32)
+        for start in range(0, len(self), number):
+            part = self._encoded[start : start + number]
+            for row, out in zip(part, decoded, strict=False):
+                self._codec.decode(row, out)
+            yield torch.from_numpy(decoded[: len(part)]).to(self._device)
