@@ -9,6 +9,7 @@ Design decisions:
 - The readout needs forward passes only.
 """
 
+from dist_attr.influence.basis import ReadoutBasis
 from dist_attr.influence.checkpoint import CheckpointSimulator, Divergence
 from dist_attr.influence.curvature import Curvature, estimate_curvature
 from dist_attr.influence.levers import Levers
@@ -42,6 +43,7 @@ __all__ = [
     "Levers",
     "Optimizer",
     "ParameterSpace",
+    "ReadoutBasis",
     "Scores",
     "SelfCheck",
     "Sequences",
