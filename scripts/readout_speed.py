@@ -1,0 +1,126 @@
+"""What a readout costs: time for one direction, in forward passes of the same query, by readout and kind of model.
+
+A query is a prompt and a completion of equal length; a forward pass gives the log-probabilities of its completion, as
+the readout does. `plain` is `vmap(jvp)` of the whole sequence's log-probabilities, all directions at once. Weights and
+directions are random. Seconds are the processor's, in one thread, and rounds take turns; the best of each counts.
+
+Example: python -m scripts.readout_speed
+         python -m scripts.readout_speed --model gpt-1M --directions 32 --json readout.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dist_attr.cluster import ENVIRONMENT
+from dist_attr.config import ModelConfig
+
+if TYPE_CHECKING:
+    from dist_attr.influence import Sequences
+
+GPT_1M = {"model_type": "gpt2", "n_layer": 4, "n_embd": 128, "n_head": 4}
+LLAMA_30M = {
+    "model_type": "llama",
+    "num_hidden_layers": 8,
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_attention_heads": 8,
+}
+MODELS = {
+    "gpt-1M": (ModelConfig(config=GPT_1M), 2048),
+    "llama-30M": (ModelConfig(config=LLAMA_30M), 8192),
+    "llama-30M, LoRA": (ModelConfig.model_validate({"config": LLAMA_30M, "lora": {"rank": 8}}), 8192),
+}
+QUERIES = ((1, 32), (1, 128), (4, 128))  # how many at once, and their tokens
+PER_PASS = 8
+
+
+def works(at: Sequences, directions: Any, whole: Sequences, adapters: bool) -> dict[str, Callable[[], object]]:
+    """By name what is timed."""
+    import torch
+    from torch.func import jvp, vmap
+
+    from dist_attr.influence import central_difference_logprobs, counterfactual_logprobs, directional_logprobs
+
+    parts = torch.split(directions, PER_PASS)
+
+    def along(direction: Any) -> Any:
+        return jvp(whole.logprobs, (whole.theta,), (direction,))[1]
+
+    return {
+        "forward": torch.no_grad()(lambda: at.logprobs(at.theta)),
+        "plain": torch.no_grad()(lambda: vmap(along)(directions)),
+        "linear": lambda: directional_logprobs(at, parts),
+        "central difference": lambda: central_difference_logprobs(at, parts),
+        "counterfactual": lambda: counterfactual_logprobs(at, parts, stacked=adapters),
+    }
+
+
+def measure(name: str, number: int, rounds: int) -> list[dict[str, Any]]:
+    """For each size of query the seconds of a forward pass, and of a direction in such passes."""
+    import torch
+
+    from dist_attr.influence import ParameterSpace, Sequences
+    from dist_attr.models import build_model, causal_forward
+
+    config, vocabulary = MODELS[name]
+    model = build_model(config, vocabulary=vocabulary, end_of_text=0, sequence_length=128, seed=0)
+    space = ParameterSpace.of(model)
+    theta = space.read(model)
+    model.requires_grad_(False)
+    draw = torch.Generator().manual_seed(0)
+    directions = 0.01 * torch.randn(number, space.size, generator=draw)
+    rows = []
+    for queries, length in QUERIES:
+        tokens, first = torch.randint(0, vocabulary, (queries, length), generator=draw), length // 2 - 1
+        at = Sequences(causal_forward(model, first), space, theta, tokens, first)
+        whole = Sequences(causal_forward(model), space, theta, tokens)
+        seconds: dict[str, list[float]] = {}
+        for turn in range(rounds + 1):
+            for work, do in works(at, directions, whole, config.lora is not None).items():
+                started = time.process_time()
+                do()
+                if turn:
+                    seconds.setdefault(work, []).append(time.process_time() - started)
+        forward = min(seconds.pop("forward"))
+        each = {work: min(values) / number / forward for work, values in seconds.items()}
+        rows.append({"model": name, "queries": queries, "tokens": length, "forward_seconds": forward, **each})
+    return rows
+
+
+def main(
+    model: Annotated[list[str] | None, typer.Option(help=f"one of {'; '.join(MODELS)}; all by default")] = None,
+    directions: Annotated[int, typer.Option(min=1)] = 16,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+) -> None:
+    """Measure and print. Example: python -m scripts.readout_speed --model gpt-1M"""
+    import torch
+
+    torch.set_num_threads(1)
+    rows = [row for name in model or MODELS for row in measure(name, directions, rounds)]
+    table = Table("model", "queries × tokens", "forward", *list(rows[0])[4:], title="a direction, in forward passes")
+    for row in rows:
+        size, times = f"{row['queries']} × {row['tokens']}", [f"{value:.2f}" for value in list(row.values())[4:]]
+        table.add_row(row["model"], size, f"{1e3 * row['forward_seconds']:.1f} ms", *times)
+    Console(width=120).print(table)
+    if out is not None:
+        out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        # glibc and OpenMP read their settings when a process starts.
+        os.execve(sys.executable, [sys.executable, "-m", "scripts.readout_speed", *sys.argv[1:]], os.environ | wanted)
+    typer.run(main)
