@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dist_attr.config import RunConfig, StoreConfig
 from dist_attr.errors import SimulationError, StoreError
 from dist_attr.store import Manifest, ModelIdentity, SourceRecord, Space, StoreWriter, open_store
+from dist_attr.store.manifest import checksum_of
 
 SIZE = 1_500_000  # more than one chunk
 
@@ -177,7 +178,9 @@ def test_a_manifest_that_does_not_fit_is_refused(key: str, value: Any, message: 
     finished(f"{tmp_path}/a.zarr")
     file = tmp_path / "a.zarr" / "zarr.json"
     metadata = json.loads(file.read_text())
-    metadata["attributes"]["dist_attr"][key] = value
+    attributes = metadata["attributes"]
+    attributes["dist_attr"][key] = value
+    attributes["dist_attr_sha256"] = checksum_of(attributes["dist_attr"])
     file.write_text(json.dumps(metadata))
     with pytest.raises(StoreError, match=message):
         open_store(f"{tmp_path}/a.zarr")
