@@ -13,7 +13,7 @@ from dist_attr.errors import DivergenceError, SimulationError, StoreError
 from dist_attr.store.codecs import LARGEST, Codec, Encoded
 from dist_attr.store.layout import CHECKSUMS, SOURCES, STEPS, checksum, create_arrays, rows_of
 from dist_attr.store.manifest import ATTRIBUTE, Manifest, ModelIdentity
-from dist_attr.store.places import Place, clear_errors
+from dist_attr.store.places import Place, clear_damage, clear_errors
 from dist_attr.store.reader import opened
 from dist_attr.store.table import SourceRecord, read_table, write_table
 
@@ -134,7 +134,7 @@ def manifest_at(place: Place) -> Manifest | None:
         StoreError: something else lies there, or a damaged store.
     """
     files, path = place.files()
-    with clear_errors(place.url):
+    with clear_damage(f"cannot open what lies at {place.url}"), clear_errors(place.url):
         if not files.exists(path):
             return None
         if files.exists(f"{path}/{SOURCES}"):
