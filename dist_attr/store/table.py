@@ -80,7 +80,7 @@ def read_table(place: Place, manifest: Manifest) -> tuple[SourceRecord, ...]:
 
 def _records(data: bytes, sources: int) -> tuple[SourceRecord, ...]:
     """The rows of a table. Raises whatever is wrong, before they take much more memory than the table itself."""
-    file = pq.ParquetFile(pa.BufferReader(data), memory_map=False)
+    file = pq.ParquetFile(pa.BufferReader(data))
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     if not file.schema_arrow.equals(COLUMNS):
@@ -89,11 +89,11 @@ def _records(data: bytes, sources: int) -> tuple[SourceRecord, ...]:
         raise ValueError("it is compressed, and no sources table is")
     if not sources == file.metadata.num_rows == sum(group.num_rows for group in groups):
         raise ValueError(f"it does not have the {sources} sources of its manifest")
-    if sources * LEAST_BYTES > len(data) or any(column.num_values > len(data) for column in columns):
+    if sources * LEAST_BYTES > len(data):
         raise ValueError("it claims more rows than it has bytes for")
     records: dict[str, SourceRecord] = {}
     for batch in file.iter_batches(BATCH):
-        if batch.nbytes > BATCH * LEAST_BYTES + len(data):
+        if batch.nbytes > 4 * len(data):  # some columns are empty there and not in memory
             raise ValueError("its rows are larger than the table")
         for row in batch.to_pylist():
             record = SourceRecord.model_validate({**row, "examples": json.loads(row["examples"])})

@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import dist_attr
 from dist_attr.store.manifest import checksum_of
 from scripts.fuzz_store import VALUES, Victim, places
 
@@ -21,7 +22,8 @@ def main(folder: Path) -> None:
     victim = Victim(folder, "int8", 2001)
     bait = folder.parent / "bait.json"
     bait.write_text("{}")
-    inside = (str(folder.resolve()), *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib")})
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib")}
+    inside = (str(folder.resolve()), str(Path(dist_attr.__file__).parent), *libraries)
     reached: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
