@@ -16,6 +16,7 @@ ATTRIBUTE = "dist_attr"
 CHECKSUM = "dist_attr_sha256"
 MOST_PARAMETERS = 2**40
 MOST_SOURCES = 2**31
+MOST_STEPS = 2**62
 MOST_DIMENSIONS = 16  # of one parameter
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="a sha256")]
@@ -92,6 +93,8 @@ class Manifest(Settings):
     def _consistent(self) -> Self:
         if self.complete and (self.model is None or self.sources_checksum is None):
             raise ValueError("a complete store names its model and the checksum of its sources table")
+        if self.run.steps > MOST_STEPS:
+            raise ValueError(f"a run has at most {MOST_STEPS} steps")
         return self
 
     def attributes(self) -> dict[str, Any]:
