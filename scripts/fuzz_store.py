@@ -7,7 +7,8 @@ rows and spans of them. Outcomes:
 
 - opening, reading: a StoreError says so, and no wrong number is handed out.
 - verify: `verify` and reading the row say so, while a span of it is wrong. Of a span only the chunks are checked, and a
-  chunk may be whole and of another place; it counts as a failure where no file was lost or emptied (Zarr takes both for zeros) or took another's place.
+  chunk may be whole and of another place. It counts as a failure unless a file was lost or emptied (Zarr takes both for
+  zeros) or took another's place.
 - harmless: manifest, records and numbers are those of the whole store. A manifest with a fitting checksum may differ.
 
 Anything else is a failure: a wrong number of a whole row, another exception, more than 5 seconds, or 64 MB of memory.
