@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dist_attr.config.base import Settings, absolute_url
+from dist_attr.config.base import Settings
 
 MethodName = Literal["auto", "trajectory", "tangent", "checkpoint", "none"]
 FOR_CHECKPOINT = {"method", "descent"}
@@ -65,10 +65,11 @@ class SimulationConfig(Settings):
     @field_validator("parking")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        path = None if value is None else absolute_url(value)  # actors may run in another directory
-        if path is not None and not Path(path).is_absolute():
+        if value is None:
+            return None
+        if "://" in value or "::" in value:
             raise ValueError(f"{value} is no path; states are parked in a folder of each machine")
-        return path
+        return str(Path(value).absolute())  # actors may run in another directory
 
     @model_validator(mode="before")
     @classmethod

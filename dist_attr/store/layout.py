@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from dist_attr.store.codecs import Codec, Encoded
@@ -20,51 +23,62 @@ CHUNK = 2**20  # bytes that are compressed together, and the least that is read
 SHARD = 16 * CHUNK  # bytes in one object, before compression
 
 
-def create_arrays(store: Store, sources: int, size: int, codec: Codec) -> None:
-    """The empty arrays for some number of sources and P parameters."""
-    _create_rows(store, TANGENTS, sources, codec.length(size), codec.dtype)
+Arrays = dict[str, zarr.Array[Any]]
+
+
+class ChunkZstd(ZstdCodec):
+    """Zstandard that never makes more of a chunk than the chunk holds, whatever size its bytes claim to have."""
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        whole = np.zeros(math.prod(chunk_spec.shape) * chunk_spec.dtype.to_native_dtype().itemsize, np.uint8)
+        self._zstd_codec.decode(chunk_bytes.as_numpy_array(), whole)
+        return chunk_spec.prototype.buffer.from_array_like(whole)
+
+
+def create_arrays(store: Store, sources: int, size: int, codec: Codec) -> Arrays:
+    """The empty arrays for some number of sources and P parameters, by name."""
+    arrays = {TANGENTS: _create_rows(store, TANGENTS, sources, codec.length(size), codec.dtype)}
     if codec.levels:
-        _create_rows(store, SCALES, sources, codec.blocks(size), np.dtype("<f4"))
-    zarr.create_array(store, name=STEPS, shape=(sources,), chunks=(1,), dtype="int64", fill_value=-1, overwrite=True)
-    zarr.create_array(
-        store, name=CHECKSUMS, shape=(sources, 32), chunks=(1, 32), dtype="uint8", fill_value=0, overwrite=True
-    )
+        arrays[SCALES] = _create_rows(store, SCALES, sources, codec.blocks(size), np.dtype("<f4"))
+    arrays[STEPS] = _create(store, STEPS, (sources,), chunks=(1,), dtype="int64", fill_value=-1)
+    arrays[CHECKSUMS] = _create(store, CHECKSUMS, (sources, 32), chunks=(1, 32), dtype="uint8", fill_value=0)
+    return arrays
 
 
-def _create_rows(store: Store, name: str, sources: int, length: int, dtype: np.dtype[np.generic]) -> None:
-    """An array whose shards each belong to one row. Every chunk in a shard has a checksum (crc32c) of its own."""
+def _create_rows(store: Store, name: str, sources: int, length: int, dtype: np.dtype[np.generic]) -> zarr.Array[Any]:
+    """An array whose shards each belong to one row."""
     chunk = min(length, CHUNK // dtype.itemsize)
     shard = min(SHARD // CHUNK, -(-length // chunk)) * chunk
-    zarr.create_array(
-        store,
-        name=name,
-        shape=(sources, length),
-        shards=(1, shard),
-        chunks=(1, chunk),
-        dtype=dtype,
-        fill_value=0,
-        compressors=ZstdCodec(level=1, checksum=False),
-        overwrite=True,
-    )
+    return _create(store, name, (sources, length), shards=(1, shard), chunks=(1, chunk), dtype=dtype, fill_value=0)
 
 
-def differences(group: zarr.Group, sources: int, size: int, codec: Codec) -> list[str]:
-    """Names of arrays that are missing or not as `create_arrays` makes them. Nothing of them is read."""
-    create_arrays(memory := MemoryStore(), sources, size, codec)
+def _create(store: Store, name: str, shape: tuple[int, ...], **settings: Any) -> zarr.Array[Any]:
+    """An array of which every chunk has a checksum (crc32c) of its own."""
+    compressors = (ChunkZstd(level=1), Crc32cCodec())
+    return zarr.create_array(store, name=name, shape=shape, compressors=compressors, overwrite=True, **settings)
+
+
+def open_arrays(group: zarr.Group, sources: int, size: int, codec: Codec, *, progress: bool) -> Arrays:
+    """The arrays of a store, by name; with its progress only where that still counts.
+
+    What decodes them comes from here and not from the store. Raises ValueError when one is not as `create_arrays` makes
+    it. Nothing of them is read.
+    """
+    made = create_arrays(memory := MemoryStore(), sources, size, codec)
     expected = zarr.open_group(memory, mode="r")
-    return [name for name in rows_of(codec) if _form(group.get(name)) != _form(expected[name])]
+    wanted = [name for name in made if progress or name not in (STEPS, CHECKSUMS)]
+    if wrong := [name for name in wanted if _form(group.get(name)) != _form(expected[name])]:
+        raise ValueError(f"{', '.join(wrong)} missing or not as its manifest says")
+    return {name: zarr.Array(zarr.AsyncArray(made[name].metadata, group.store_path / name)) for name in wanted}
+
+
+def _form(array: Any) -> dict[str, Any] | None:
+    return array.metadata.to_dict() if isinstance(array, zarr.Array) else None
 
 
 def rows_of(codec: Codec) -> tuple[str, ...]:
     """The arrays that hold the rows."""
     return (TANGENTS, SCALES) if codec.levels else (TANGENTS,)
-
-
-def _form(array: Any) -> dict[str, Any] | None:
-    if not isinstance(array, zarr.Array):
-        return None
-    whole = array.metadata.to_dict()
-    return {name: whole.get(name) for name in ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs")}
 
 
 def checksum(row: Encoded) -> NDArray[np.uint8]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dist_attr.config import RunConfig, Settings, StoreConfig
 
 FORMAT_VERSION: Literal[2] = 2
 ATTRIBUTE = "dist_attr"
+CHECKSUM = "dist_attr_sha256"
 MOST_PARAMETERS = 2**40
+MOST_SOURCES = 2**31
+MOST_STEPS = 2**62
+MOST_DIMENSIONS = 16  # of one parameter
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="a sha256")]
 Extent = Annotated[int, Field(ge=0, le=MOST_PARAMETERS)]
@@ -29,7 +35,7 @@ class Space(Settings):
     """The parameter space: how a tangent of length P is laid out, and its share of the model's parameters."""
 
     names: tuple[str, ...]
-    shapes: tuple[tuple[Extent, ...], ...]
+    shapes: tuple[Annotated[tuple[Extent, ...], Field(max_length=MOST_DIMENSIONS)], ...]
     coverage: float = Field(ge=0, le=1)
 
     @property
@@ -57,7 +63,7 @@ class Descent(Settings):
 
 
 class Manifest(Settings):
-    """The attributes of the store's root group, under the key `dist_attr`."""
+    """The attributes of the store's root group, under the key `dist_attr`; beside it lies its checksum."""
 
     format_version: Literal[2] = FORMAT_VERSION
     identity: str = Field(description="unique to this store")
@@ -66,7 +72,7 @@ class Manifest(Settings):
     model: ModelIdentity | None = Field(description="none until the store is complete")
     space: Space
     encoding: StoreConfig
-    sources: int = Field(ge=1, description="rows of the sources table")
+    sources: int = Field(ge=1, le=MOST_SOURCES, description="rows of the sources table")
     sources_checksum: Digest | None = Field(description="of the sources table; none until the store is complete")
     corpus: Digest = Field(description="of the documents")
     computes: Digest = Field(description="of the settings, corpus and tokenizer that decide what the tangents are")
@@ -74,8 +80,29 @@ class Manifest(Settings):
     descent: Descent | None = Field(None, description="none but for method: checkpoint")
     versions: dict[str, str] = Field(description="of the software the store was made with")
 
+    @field_validator("run", mode="before")
+    @classmethod
+    def _states_its_settings(cls, values: Any) -> Any:
+        """A run is given DeepSpeed's settings as a file; its manifest has them, and names no file to be read."""
+        training = values.get("training") if isinstance(values, dict) else None
+        if isinstance(training, dict) and not isinstance(training.get("deepspeed", {}), dict):
+            raise ValueError("training.deepspeed must be the settings themselves; no file is read for a manifest")
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.complete and (self.model is None or self.sources_checksum is None):
             raise ValueError("a complete store names its model and the checksum of its sources table")
+        if self.run.steps > MOST_STEPS:
+            raise ValueError(f"a run has at most {MOST_STEPS} steps")
         return self
+
+    def attributes(self) -> dict[str, Any]:
+        """What is written."""
+        values = self.model_dump(mode="json")
+        return {ATTRIBUTE: values, CHECKSUM: checksum_of(values)}
+
+
+def checksum_of(values: Any) -> str:
+    """sha256 of JSON values, however they are spaced and whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
@@ -150,7 +151,21 @@ def clear_errors(url: str, *, making: bool = False) -> Iterator[None]:
         raise StoreError(f"cannot reach {url}: {_short(error)}") from error
 
 
+@contextmanager
+def clear_damage(what: str) -> Iterator[None]:
+    """Whatever libraries say of bytes that are not as they should be, as a StoreError."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{what}: {_short(error)}") from error
+
+
 def _short(error: BaseException) -> str:
-    """The first line, without the document that servers answer with."""
+    """The first line of an error, without the document that servers answer with."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:300]
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].partition("<?xml")[0].strip(" :")[:300]

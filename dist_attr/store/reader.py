@@ -10,13 +10,12 @@ import numpy as np
 import psutil
 import zarr
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from dist_attr.errors import StoreError
 from dist_attr.store.codecs import Codec, Encoded
-from dist_attr.store.layout import SCALES, STEPS, TANGENTS, checksum, differences
-from dist_attr.store.manifest import ATTRIBUTE, FORMAT_VERSION, Manifest
-from dist_attr.store.places import Place, clear_errors
+from dist_attr.store.layout import SCALES, STEPS, TANGENTS, Arrays, checksum, open_arrays
+from dist_attr.store.manifest import ATTRIBUTE, CHECKSUM, FORMAT_VERSION, Manifest, checksum_of
+from dist_attr.store.places import Place, clear_damage, clear_errors
 from dist_attr.store.table import SourceRecord, read_table
 
 AT_ONCE = 4  # rows that are fetched, checked and decoded side by side
@@ -32,13 +31,13 @@ class InfluenceStore:
         records: its sources table, a failed source's too.
     """
 
-    def __init__(self, place: Place, manifest: Manifest, records: tuple[SourceRecord, ...], group: zarr.Group) -> None:
+    def __init__(self, place: Place, manifest: Manifest, records: tuple[SourceRecord, ...], arrays: Arrays) -> None:
         self.place = place
         self.url = place.url
         self.manifest = manifest
         self.records = records
         self.codec = Codec.of(manifest.encoding)
-        self._group = group
+        self._arrays = arrays
         self._stored = [row for row, record in enumerate(records) if record.failed is None]
 
     def __repr__(self) -> str:
@@ -62,7 +61,7 @@ class InfluenceStore:
         """
         rows = range(len(self._stored)) if rows is None else rows
         start, stop, _ = (span or slice(None)).indices(self.manifest.space.size)
-        self._check_memory(4 * len(rows) * (stop - start))
+        self._check_memory(4 * len(rows) * (stop - start) + min(AT_ONCE, len(rows)) * self._read(stop - start))
         values = np.empty((len(rows), stop - start), np.float32)
 
         def fill(number: int, row: int) -> None:
@@ -78,12 +77,13 @@ class InfluenceStore:
         """One of `sources` as it is stored, not decoded: about a quarter of the memory with int8.
 
         Raises:
-            StoreError: it does not have its checksum.
+            StoreError: it does not have its checksum, or memory cannot hold it.
         """
         size = self.manifest.space.size
+        self._check_memory(self._read(size))
         found = self._fetch(row, slice(0, self.codec.length(size)), slice(0, self.codec.blocks(size)))
         if checksum(found).tobytes().hex() != self.records[self._stored[row]].checksum:
-            raise self._damaged(row, "it does not have its checksum")
+            raise StoreError(f"{self._damaged(row)}, it does not have its checksum")
         return found
 
     def encoded_rows(self, rows: Sequence[int]) -> list[Encoded]:
@@ -110,19 +110,17 @@ class InfluenceStore:
 
     def _fetch(self, row: int, values: slice, scales: slice) -> Encoded:
         stored = self._stored[row]
-        try:
-            with clear_errors(self.url):
-                numbers = np.asarray(self._array(TANGENTS)[stored, values])
-                own = np.asarray(self._array(SCALES)[stored, scales]) if self.codec.levels else np.empty(0, np.float32)
-        except StoreError:
-            raise
-        except Exception as error:  # a damaged chunk fails in whichever codec meets it first
-            raise self._damaged(row, f"it cannot be read: {error}") from error
+        # A damaged chunk fails in whichever codec meets it first.
+        with clear_damage(f"{self._damaged(row)}, it cannot be read"), clear_errors(self.url):
+            numbers = np.asarray(self._arrays[TANGENTS][stored, values])
+            own = np.asarray(self._arrays[SCALES][stored, scales]) if self.codec.levels else np.empty(0, np.float32)
         return Encoded(numbers, own)
 
     def verify(self, progress: Callable[[], None] = lambda: None) -> dict[str, str]:
         """Check every row; what is wrong by source, empty if nothing is. `progress` is called after each row."""
         found: dict[str, str] = {}
+
+        self._check_memory(min(AT_ONCE, len(self._stored)) * self._read(self.manifest.space.size))
 
         def check(_: int, row: int) -> None:
             try:
@@ -142,6 +140,10 @@ class InfluenceStore:
                     call.result()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _read(self, size: int) -> int:
+        """Bytes of so many numbers of a row as they are stored."""
+        return self.codec.length(size) * self.codec.dtype.itemsize + 4 * self.codec.blocks(size)
 
     def _check_memory(self, needed: int) -> None:
         free = psutil.virtual_memory().available
@@ -171,13 +173,8 @@ class InfluenceStore:
                     "use the model/ that the run saved beside the store"
                 )
 
-    def _damaged(self, row: int, why: str) -> StoreError:
-        return StoreError(f"{self.url}: the tangent of source {self.sources[row]!r} is damaged, {why}")
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
-        assert isinstance(array, zarr.Array)
-        return array
+    def _damaged(self, row: int) -> str:
+        return f"{self.url}: the tangent of source {self.sources[row]!r} is damaged"
 
 
 def open_store(url: str, *, options: Mapping[str, Any] | None = None, cache: str | None = None) -> InfluenceStore:
@@ -193,49 +190,50 @@ def open_store(url: str, *, options: Mapping[str, Any] | None = None, cache: str
         StoreError: there is none, it is unfinished (naming the missing sources), of another format, or inconsistent.
     """
     place = Place(url, options or {}, cache)
-    group, manifest = opened(place, read_only=True)
-    records = read_table(place, manifest.sources_checksum)
-    if len(records) != manifest.sources or len({record.name for record in records}) != len(records):
-        raise StoreError(f"{url} is damaged: its sources table does not fit its manifest")
-    _check_finished(url, group, manifest, records)
-    return InfluenceStore(place, manifest, records, group)
+    _, manifest, arrays = opened(place, read_only=True)
+    records = read_table(place, manifest)
+    if not manifest.complete:
+        raise _unfinished(url, arrays, records)
+    return InfluenceStore(place, manifest, records, arrays)
 
 
-def opened(place: Place, *, read_only: bool) -> tuple[zarr.Group, Manifest]:
-    """The group at a place and its manifest, whether finished or not; its arrays are as the manifest says."""
-    url = place.url
-    try:
-        with clear_errors(url):
-            mode = "r" if read_only else "r+"
-            group = zarr.open_group(place.zarr_store(read_only=read_only), mode=mode, zarr_format=3)  # type: ignore[arg-type]
-    except FileNotFoundError as error:
-        inner = Place(f"{url.rstrip('/')}/influence.zarr", place.options)
-        hint = f"; did you mean {inner.url}?" if inner.exists() else ""
-        raise StoreError(f"there is no influence store at {url}{hint}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"cannot open the influence store at {url}: {error}") from error
+def opened(place: Place, *, read_only: bool) -> tuple[zarr.Group, Manifest, Arrays]:
+    """The group at a place, its manifest and its arrays, whether finished or not. Nothing of the arrays is read."""
+    url, group = place.url, _group(place, read_only=read_only)
     values = group.attrs.get(ATTRIBUTE)
     if not isinstance(values, dict):
         raise StoreError(f"{url} is a Zarr group, but not an influence store: it has no manifest")
-    if values.get("format_version") != FORMAT_VERSION:
-        raise StoreError(
-            f"{url} has format version {values.get('format_version')}, this dist_attr reads version {FORMAT_VERSION}"
-        )
-    try:
+    if (version := values.get("format_version")) != FORMAT_VERSION:
+        raise StoreError(f"{url} has format version {version!s:.20}, this dist_attr reads version {FORMAT_VERSION}")
+    with clear_damage(f"the manifest of {url} is damaged"):
+        if checksum_of(values) != group.attrs.get(CHECKSUM):
+            raise ValueError("it does not have its checksum")
         manifest = Manifest.model_validate(values)
-        wrong = differences(group, manifest.sources, manifest.space.size, Codec.of(manifest.encoding))
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"the manifest of {url} is damaged: {error}") from error
-    if wrong:
-        raise StoreError(f"{url} is damaged: {', '.join(wrong)} missing or not as its manifest says")
-    return group, manifest
+        codec, size = Codec.of(manifest.encoding), manifest.space.size
+    with clear_damage(f"{url} is damaged"), clear_errors(url):
+        arrays = open_arrays(group, manifest.sources, size, codec, progress=not manifest.complete)
+    return group, manifest, arrays
 
 
-def _check_finished(url: str, group: zarr.Group, manifest: Manifest, records: Sequence[SourceRecord]) -> None:
-    if manifest.complete:
-        return
-    with clear_errors(url):
-        steps = np.asarray(group[STEPS][:])  # type: ignore[index]
+def _group(place: Place, *, read_only: bool) -> zarr.Group:
+    url = place.url
+    with clear_damage(f"cannot open the influence store at {url}"), clear_errors(url):
+        try:
+            return zarr.open_group(
+                place.zarr_store(read_only=read_only),
+                mode="r" if read_only else "r+",
+                zarr_format=3,
+                use_consolidated=False,  # the arrays are described once
+            )
+        except FileNotFoundError as error:
+            inner = Place(f"{url.rstrip('/')}/influence.zarr", place.options)
+            hint = f"; did you mean {inner.url}?" if inner.exists() else ""
+            raise StoreError(f"there is no influence store at {url}{hint}") from error
+
+
+def _unfinished(url: str, arrays: Arrays, records: Sequence[SourceRecord]) -> StoreError:
+    with clear_damage(f"{url} is damaged: how far it is cannot be read"), clear_errors(url):
+        steps = np.asarray(arrays[STEPS][:])
     if missing := [record.name for record, step in zip(records, steps, strict=True) if step < 0]:
-        raise StoreError(f"{url} is not finished, these sources are missing: {', '.join(missing)}")
-    raise StoreError(f"{url} is not finished: its run was stopped before it saved the model")
+        return StoreError(f"{url} is not finished, these sources are missing: {', '.join(missing)}")
+    return StoreError(f"{url} is not finished: its run was stopped before it saved the model")

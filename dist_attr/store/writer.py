@@ -13,7 +13,7 @@ from dist_attr.errors import DivergenceError, SimulationError, StoreError
 from dist_attr.store.codecs import LARGEST, Codec, Encoded
 from dist_attr.store.layout import CHECKSUMS, SOURCES, STEPS, checksum, create_arrays, rows_of
 from dist_attr.store.manifest import ATTRIBUTE, Manifest, ModelIdentity
-from dist_attr.store.places import Place, clear_errors
+from dist_attr.store.places import Place, clear_damage, clear_errors
 from dist_attr.store.reader import opened
 from dist_attr.store.table import SourceRecord, read_table, write_table
 
@@ -24,11 +24,11 @@ class StoreWriter:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self.url = url
         self._place = Place(url, options or {})
-        self._group, self.manifest = opened(self._place, read_only=False)
+        self._group, self.manifest, self._arrays = opened(self._place, read_only=False)
         if self.manifest.complete:
             raise StoreError(f"{url} is finished; it is not written to any more")
         self._codec = Codec.of(self.manifest.encoding)
-        self._records = read_table(self._place, None)
+        self._records = read_table(self._place, self.manifest)
 
     @classmethod
     def create(
@@ -64,7 +64,7 @@ class StoreWriter:
             store = place.zarr_store(read_only=False)
             create_arrays(store, len(records), manifest.space.size, Codec.of(manifest.encoding))
             # The manifest comes last: a store whose making was cut short is none yet.
-            zarr.open_group(store, mode="r+").attrs[ATTRIBUTE] = manifest.model_dump(mode="json")
+            zarr.open_group(store, mode="r+").attrs.update(manifest.attributes())
         return cls(url, options)
 
     def write(self, source: int, tangent: NDArray[np.float32], step: int) -> None:
@@ -86,13 +86,13 @@ class StoreWriter:
     def put(self, source: int, row: Encoded, step: int) -> None:
         """Write a row that is encoded already."""
         seal = checksum(row)
-        steps, seals = self._array(STEPS), self._array(CHECKSUMS)
+        steps, seals = self._arrays[STEPS], self._arrays[CHECKSUMS]
         with clear_errors(self.url):
             if steps[source] == step and np.array_equal(np.asarray(seals[source]), seal):
                 return
             steps[source] = -1
             for name, values in zip(rows_of(self._codec), (row.values, row.scales), strict=False):
-                self._array(name)[source] = values
+                self._arrays[name][source] = values
             seals[source] = seal
             steps[source] = step
 
@@ -109,7 +109,7 @@ class StoreWriter:
         """
         failed = failed or {}
         with clear_errors(self.url):
-            steps, seals = np.asarray(self._array(STEPS)[:]), np.asarray(self._array(CHECKSUMS)[:])
+            steps, seals = np.asarray(self._arrays[STEPS][:]), np.asarray(self._arrays[CHECKSUMS][:])
         missing = [record.name for row, record in enumerate(self._records) if steps[row] < 0 and not failed.get(row)]
         if missing:
             raise StoreError(f"{self.url} cannot be finished, these sources are not written: {', '.join(missing)}")
@@ -124,12 +124,7 @@ class StoreWriter:
         updates = {"complete": True, "model": model, "sources_checksum": table}
         manifest = Manifest.model_validate({**self.manifest.model_dump(), **updates})
         with clear_errors(self.url):
-            self._group.attrs[ATTRIBUTE] = manifest.model_dump(mode="json")
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
-        assert isinstance(array, zarr.Array)
-        return array
+            self._group.attrs.update(manifest.attributes())
 
 
 def manifest_at(place: Place) -> Manifest | None:
@@ -139,7 +134,7 @@ def manifest_at(place: Place) -> Manifest | None:
         StoreError: something else lies there, or a damaged store.
     """
     files, path = place.files()
-    with clear_errors(place.url):
+    with clear_damage(f"cannot open what lies at {place.url}"), clear_errors(place.url):
         if not files.exists(path):
             return None
         if files.exists(f"{path}/{SOURCES}"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import zarr
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -193,6 +195,18 @@ def test_another_model_is_refused(store: da.InfluenceStore, tmp_path: Path) -> N
         da.Attributor(store, model=str(tmp_path / "model"))
     with pytest.raises(ModelError, match="there is no model at"):
         da.Attributor(store, model=str(tmp_path / "nothing"))
+
+
+def test_the_model_is_the_one_beside_the_store_whatever_its_manifest_names(
+    folder: Path, store: da.InfluenceStore, attributor: da.Attributor, tmp_path: Path
+) -> None:
+    make_store(tmp_path / "other", "gpt2")
+    shutil.copytree(folder, tmp_path / "copy")
+    run = da.RunConfig.model_validate({"model": {"path": f"{tmp_path}/other/model"}, "output": f"{tmp_path}/other"})
+    manifest = store.manifest.model_copy(update={"run": run})
+    zarr.open_group(f"{tmp_path}/copy/influence.zarr", mode="r+").attrs.update(manifest.attributes())
+    found = da.Attributor(da.open_store(f"{tmp_path}/copy/influence.zarr")).attribute(QUERIES)
+    assert np.array_equal(found.scores, attributor.attribute(QUERIES).scores)
 
 
 def test_law_9_no_backward_pass(attributor: da.Attributor, monkeypatch: pytest.MonkeyPatch) -> None:

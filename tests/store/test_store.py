@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dist_attr.config import RunConfig, StoreConfig
 from dist_attr.errors import SimulationError, StoreError
 from dist_attr.store import Manifest, ModelIdentity, SourceRecord, Space, StoreWriter, open_store
+from dist_attr.store.manifest import checksum_of
 
 SIZE = 1_500_000  # more than one chunk
 
@@ -88,6 +89,10 @@ def test_a_flipped_byte_is_found_and_never_handed_out(tmp_path: Path) -> None:
     store = open_store(f"{tmp_path}/a.zarr")
     with pytest.raises(StoreError, match="source 'bee' is damaged"):
         store.tangents()
+    # Of a span every chunk is checked by itself: this is the third of six.
+    with pytest.raises(StoreError, match="source 'bee' is damaged"):
+        store.tangents([1], span=slice(SIZE // 2, SIZE // 2 + 9))
+    assert np.array_equal(store.tangents([1], span=slice(0, 9)), values[[1], :9])
     assert np.array_equal(store.tangents([0, 2]), values[[0, 2]])
 
 
@@ -177,7 +182,9 @@ def test_a_manifest_that_does_not_fit_is_refused(key: str, value: Any, message: 
     finished(f"{tmp_path}/a.zarr")
     file = tmp_path / "a.zarr" / "zarr.json"
     metadata = json.loads(file.read_text())
-    metadata["attributes"]["dist_attr"][key] = value
+    attributes = metadata["attributes"]
+    attributes["dist_attr"][key] = value
+    attributes["dist_attr_sha256"] = checksum_of(attributes["dist_attr"])
     file.write_text(json.dumps(metadata))
     with pytest.raises(StoreError, match=message):
         open_store(f"{tmp_path}/a.zarr")
