@@ -77,6 +77,13 @@ class Place:
         with clear_errors(self.url):
             return bool(files.exists(path))
 
+    def stored_bytes(self) -> int:
+        """Size of all that lies here."""
+        files, path = self.files()
+        with clear_errors(self.url):
+            files.invalidate_cache(path)
+            return int(files.du(path))
+
     def beside(self, name: str) -> Place:
         """Another name in the folder that this lies in."""
         return Place(f"{self.url.rstrip('/').rpartition('/')[0] or '.'}/{name}", self.options, self.cache)

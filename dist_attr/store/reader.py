@@ -18,8 +18,13 @@ from dist_attr.store.layout import SCALES, STEPS, TANGENTS, checksum, difference
 from dist_attr.store.manifest import ATTRIBUTE, FORMAT_VERSION, Manifest
 from dist_attr.store.places import Place, clear_errors
 from dist_attr.store.table import SourceRecord, read_table
+from dist_attr.store.unfinished import UnfinishedStore
 
 AT_ONCE = 4  # rows that are fetched, checked and decoded side by side
+
+
+class _DamagedError(StoreError):
+    """A row is not what was written."""
 
 
 class InfluenceStore:
@@ -111,13 +116,17 @@ class InfluenceStore:
         return Encoded(numbers, own)
 
     def verify(self, progress: Callable[[], None] = lambda: None) -> dict[str, str]:
-        """Check every row; what is wrong by source, empty if nothing is. `progress` is called after each row."""
+        """Check every row; what is wrong by source, empty if nothing is. `progress` is called after each row.
+
+        Raises:
+            StoreError: the store could not be reached. A row that could not be checked is not damaged.
+        """
         found: dict[str, str] = {}
 
         def check(_: int, row: int) -> None:
             try:
                 self.encoded(row)
-            except StoreError as error:
+            except _DamagedError as error:
                 found[self.sources[row]] = str(error)
             progress()
 
@@ -144,9 +153,7 @@ class InfluenceStore:
     @property
     def stored_bytes(self) -> int:
         """Size of all objects of the store."""
-        files, path = self.place.files()
-        with clear_errors(self.url):
-            return int(files.du(path))
+        return self.place.stored_bytes()
 
     def check_model(self, weights: str, tokenizer: str) -> None:
         """Raises StoreError unless these fingerprints are those of the model and tokenizer the store belongs to."""
@@ -161,8 +168,8 @@ class InfluenceStore:
                     "use the model/ that the run saved beside the store"
                 )
 
-    def _damaged(self, row: int, why: str) -> StoreError:
-        return StoreError(f"{self.url}: the tangent of source {self.sources[row]!r} is damaged, {why}")
+    def _damaged(self, row: int, why: str) -> _DamagedError:
+        return _DamagedError(f"{self.url}: the tangent of source {self.sources[row]!r} is damaged, {why}")
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self._group[name]
@@ -182,13 +189,27 @@ def open_store(url: str, *, options: Mapping[str, Any] | None = None, cache: str
     Raises:
         StoreError: there is none, it is unfinished (naming the missing sources), of another format, or inconsistent.
     """
-    place = Place(url, options or {}, cache)
+    found = store_at(Place(url, options or {}, cache))
+    if isinstance(found, UnfinishedStore):
+        raise StoreError(found.why)
+    return found
+
+
+def store_at(place: Place) -> InfluenceStore | UnfinishedStore:
+    """The store at a place, finished or not.
+
+    Raises:
+        StoreError: there is none, it is of another format, or inconsistent.
+    """
     group, manifest = opened(place, read_only=True)
     records = read_table(place, manifest.sources_checksum)
     if len(records) != manifest.sources or len({record.name for record in records}) != len(records):
-        raise StoreError(f"{url} is damaged: its sources table does not fit its manifest")
-    _check_finished(url, group, manifest, records)
-    return InfluenceStore(place, manifest, records, group)
+        raise StoreError(f"{place.url} is damaged: its sources table does not fit its manifest")
+    if manifest.complete:
+        return InfluenceStore(place, manifest, records, group)
+    with clear_errors(place.url):
+        steps = np.asarray(group[STEPS][:])  # type: ignore[index]
+    return UnfinishedStore(place, manifest, records, tuple(int(step) for step in steps))
 
 
 def opened(place: Place, *, read_only: bool) -> tuple[zarr.Group, Manifest]:
@@ -219,13 +240,3 @@ def opened(place: Place, *, read_only: bool) -> tuple[zarr.Group, Manifest]:
     if wrong:
         raise StoreError(f"{url} is damaged: {', '.join(wrong)} missing or not as its manifest says")
     return group, manifest
-
-
-def _check_finished(url: str, group: zarr.Group, manifest: Manifest, records: Sequence[SourceRecord]) -> None:
-    if manifest.complete:
-        return
-    with clear_errors(url):
-        steps = np.asarray(group[STEPS][:])  # type: ignore[index]
-    if missing := [record.name for record, step in zip(records, steps, strict=True) if step < 0]:
-        raise StoreError(f"{url} is not finished, these sources are missing: {', '.join(missing)}")
-    raise StoreError(f"{url} is not finished: its run was stopped before it saved the model")
