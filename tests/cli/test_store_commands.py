@@ -14,8 +14,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from dist_attr.cli import app
 from dist_attr.errors import StoreError
