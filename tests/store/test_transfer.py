@@ -285,6 +285,14 @@ def test_a_model_that_is_there_stays_and_half_a_one_is_copied_anew(model: Path, 
     assert model_files(model).items() <= before.items()
 
 
+def test_a_model_whose_copying_stopped_does_not_look_whole(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy" / "model"
+    (target / "weights.bin").mkdir(parents=True)  # in the way
+    with pytest.raises(StoreError, match="cannot reach"):
+        copy_model(Place(f"{tmp_path}/run/a.zarr"), Place(f"{tmp_path}/copy/a.zarr"))
+    assert list(model_files(target)) == ["adapter/config.json"]
+
+
 @pytest.mark.parametrize("state", ["finished", "unfinished", "manifest lost", "manifest damaged", "table lost"])
 def test_a_store_is_removed_and_nothing_else(state: str, model: Path, tmp_path: Path) -> None:
     store = tmp_path / "run" / "a.zarr"
