@@ -40,7 +40,7 @@ def simulate(
     from dist_attr.simulation import simulate as run_simulation
 
     config = RunConfig.load(run)
-    again = "started again with the same settings, the run goes on from its last checkpoint"
+    again = "started again with the same settings, the run goes on from its last checkpoint, if there is one"
     if not config.cluster.checkpoint_minutes:
         again = "nothing is kept, as cluster.checkpoint_minutes is 0"
     with interruptible(again), ExitStack() as stack:
