@@ -26,6 +26,10 @@ class StoreError(DistAttrError):
     """The influence store is missing, unfinished, damaged, or belongs to another model."""
 
 
+class DamagedError(StoreError):
+    """Bytes of the influence store are not those that were written."""
+
+
 class QueryError(DistAttrError):
     """A query cannot be scored as it stands."""
 

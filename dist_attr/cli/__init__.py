@@ -9,12 +9,16 @@ import sys
 
 import typer
 
+from dist_attr.cli.copy import copy
 from dist_attr.cli.demo import demo
 from dist_attr.cli.inspect import inspect
+from dist_attr.cli.merge import merge
 from dist_attr.cli.plan import plan
 from dist_attr.cli.query import query
+from dist_attr.cli.rm import rm
 from dist_attr.cli.serve import serve
 from dist_attr.cli.simulate import simulate
+from dist_attr.cli.verify import verify
 from dist_attr.errors import DistAttrError
 
 app = typer.Typer(
@@ -24,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, plan, simulate, inspect, query, serve):
+for command in (demo, plan, simulate, inspect, query, serve, verify, copy, merge, rm):
     app.command()(command)
 
 

@@ -33,13 +33,17 @@ def simulate(
     from contextlib import ExitStack
     from dataclasses import asdict
 
+    from dist_attr.cli.interruption import interruptible
     from dist_attr.config import RunConfig
     from dist_attr.display import run_progress, tensorboard
     from dist_attr.simulation import StrideReport
     from dist_attr.simulation import simulate as run_simulation
 
     config = RunConfig.load(run)
-    with ExitStack() as stack:
+    again = "started again with the same settings, the run goes on from its last checkpoint, if there is one"
+    if not config.cluster.checkpoint_minutes:
+        again = "nothing is kept, as cluster.checkpoint_minutes is 0"
+    with interruptible(again), ExitStack() as stack:
         shown = [] if as_json else [stack.enter_context(run_progress(config))]
         if events is not None:
             shown.append(stack.enter_context(tensorboard(events)))

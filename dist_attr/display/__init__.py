@@ -2,7 +2,18 @@
 
 from dist_attr.display.page import write_page
 from dist_attr.display.plan import show_plan
+from dist_attr.display.store import bytes_in_each_codec, rows_progress, show_store
 from dist_attr.display.tensorboard import tensorboard
-from dist_attr.display.terminal import heat_map, run_progress, show_answer, show_store
+from dist_attr.display.terminal import heat_map, run_progress, show_answer
 
-__all__ = ["heat_map", "run_progress", "show_answer", "show_plan", "show_store", "tensorboard", "write_page"]
+__all__ = [
+    "bytes_in_each_codec",
+    "heat_map",
+    "rows_progress",
+    "run_progress",
+    "show_answer",
+    "show_plan",
+    "show_store",
+    "tensorboard",
+    "write_page",
+]

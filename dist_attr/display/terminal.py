@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from dist_attr.config import RunConfig
     from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
     from dist_attr.simulation import SimulationReport, StrideReport
-    from dist_attr.store import InfluenceStore, Manifest
 
 
 @contextmanager
@@ -68,61 +67,6 @@ def simulation_line(report: SimulationReport) -> str:
 def size_in_words(size: int) -> str:
     """Bytes as GiB or MiB."""
     return f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB"
-
-
-def show_store(store: InfluenceStore) -> None:
-    """The manifest as tables."""
-    manifest, console = store.manifest, Console()
-    assert manifest.model is not None
-    facts = Table(show_header=False, box=None)
-    for name, value in {
-        "store": store.url,
-        "identity": f"{manifest.identity}, made {manifest.created}",
-        "model": f"{manifest.model.type}, weights {manifest.model.weights[:12]}…",
-        "parameters": f"{manifest.space.size:,} per tangent, {manifest.space.coverage:.1%} of the model",
-        "simulation": _how(manifest),
-        "corpus": f"{manifest.corpus[:12]}…",
-        "size": _size(store),
-        "failed": "; ".join(f"{record.name}: {record.failed}" for record in store.records if record.failed) or "none",
-        "fidelity": "not measured on this model",
-    }.items():
-        facts.add_row(f"[bold]{name}[/]", Text(value))
-    console.print(facts)
-    in_steps = "trained tokens" if manifest.descent is None else "tokens in steps"
-    table = Table("source", "documents", "tokens", in_steps, "first step", "last step")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for record in store.records:
-        steps = ("–" if step is None else str(step) for step in (record.first_step, record.last_step))
-        table.add_row(
-            Text(record.name), f"{record.documents:,}", f"{record.tokens:,}", f"{record.trained_tokens:,}", *steps
-        )
-    console.print(table)
-
-
-def _size(store: InfluenceStore) -> str:
-    encoding, sources, size = store.manifest.encoding, len(store.sources), store.manifest.space.size
-    blocks = f", {encoding.block_size} numbers a scale" if store.codec.levels else ""
-    stored = store.stored_bytes
-    return (
-        f"{stored / 1e6:.1f} MB for {sources} sources, {stored / sources / 1e6:.3g} MB each, "
-        f"{8 * stored / sources / size:.2f} bits a parameter ({encoding.codec}{blocks})"
-    )
-
-
-def _how(manifest: Manifest) -> str:
-    method, descent = manifest.run.simulation.method, manifest.descent
-    if descent is None:
-        return f"{method}, {manifest.run.steps} steps of {manifest.run.training.optimizer}"
-    curvature = "not measured"
-    if descent.largest is not None and descent.smallest is not None:
-        curvature = f"λmax = {descent.largest:.3g}, λmin = {descent.smallest:.3g}"
-        if descent.damping <= -descent.smallest:
-            curvature += ": more negative than the damping makes up for, so that more steps have no limit"
-    return (
-        f"{method}, K = {descent.steps} steps of η = {descent.rate:.3g} with damping λ = {descent.damping:.3g} "
-        f"(1/ηK = {1 / (descent.rate * descent.steps):.3g}); curvature {curvature}"
-    )
 
 
 def show_answer(answer: AttributionResponse, request: AttributionRequest, console: Console | None = None) -> None:

@@ -13,9 +13,11 @@ Design decisions:
 from dist_attr.store.codecs import Codec, Encoded
 from dist_attr.store.manifest import FORMAT_VERSION, Descent, Manifest, ModelIdentity, Space
 from dist_attr.store.places import Place
-from dist_attr.store.reader import InfluenceStore, open_store
+from dist_attr.store.reader import InfluenceStore, open_store, store_at
+from dist_attr.store.removal import parts_of, remove_store
 from dist_attr.store.table import SourceRecord
-from dist_attr.store.transfer import copy_model, copy_store, merge_stores, remove_store
+from dist_attr.store.transfer import copy_model, copy_store, merge_stores
+from dist_attr.store.unfinished import UnfinishedStore
 from dist_attr.store.writer import StoreWriter, manifest_at
 
 __all__ = [
@@ -30,10 +32,13 @@ __all__ = [
     "SourceRecord",
     "Space",
     "StoreWriter",
+    "UnfinishedStore",
     "copy_model",
     "copy_store",
     "manifest_at",
     "merge_stores",
     "open_store",
+    "parts_of",
     "remove_store",
+    "store_at",
 ]

@@ -72,6 +72,10 @@ class Codec:
         """Scales of P numbers."""
         return -(-size // self.block_size) if self.levels else 0
 
+    def bytes(self, size: int) -> int:
+        """What P numbers take before they are compressed."""
+        return self.length(size) * self.dtype.itemsize + 4 * self.blocks(size)
+
     def encode(self, row: Numbers) -> Encoded:
         """Encode P numbers, each of at most LARGEST."""
         if self.name == "float32":

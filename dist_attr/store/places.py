@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
-from dist_attr.errors import StoreError
+from dist_attr.errors import DamagedError, StoreError
 
 ACCESS = "check the credentials (environment, profile or role) and what they allow"
 # Doubling from 0.2 to at most 10 seconds: about a minute, enough for a server to be started again.
@@ -77,6 +77,13 @@ class Place:
         files, path = self.files()
         with clear_errors(self.url):
             return bool(files.exists(path))
+
+    def stored_bytes(self) -> int:
+        """Size of all that lies here."""
+        files, path = self.files()
+        with clear_errors(self.url):
+            files.invalidate_cache(path)
+            return int(files.du(path))
 
     def beside(self, name: str) -> Place:
         """Another name in the folder that this lies in."""
@@ -153,13 +160,13 @@ def clear_errors(url: str, *, making: bool = False) -> Iterator[None]:
 
 @contextmanager
 def clear_damage(what: str) -> Iterator[None]:
-    """Whatever libraries say of bytes that are not as they should be, as a StoreError."""
+    """Whatever libraries say of bytes that are not as they should be, as a DamagedError."""
     try:
         yield
     except StoreError:
         raise
     except Exception as error:
-        raise StoreError(f"{what}: {_short(error)}") from error
+        raise DamagedError(f"{what}: {_short(error)}") from error
 
 
 def _short(error: BaseException) -> str:

@@ -11,12 +11,13 @@ import psutil
 import zarr
 from numpy.typing import NDArray
 
-from dist_attr.errors import StoreError
+from dist_attr.errors import DamagedError, StoreError
 from dist_attr.store.codecs import Codec, Encoded
 from dist_attr.store.layout import SCALES, STEPS, TANGENTS, Arrays, checksum, open_arrays
 from dist_attr.store.manifest import ATTRIBUTE, CHECKSUM, FORMAT_VERSION, Manifest, checksum_of
 from dist_attr.store.places import Place, clear_damage, clear_errors
 from dist_attr.store.table import SourceRecord, read_table
+from dist_attr.store.unfinished import UnfinishedStore
 
 AT_ONCE = 4  # rows that are fetched, checked and decoded side by side
 
@@ -83,7 +84,7 @@ class InfluenceStore:
         self._check_memory(self._read(size))
         found = self._fetch(row, slice(0, self.codec.length(size)), slice(0, self.codec.blocks(size)))
         if checksum(found).tobytes().hex() != self.records[self._stored[row]].checksum:
-            raise StoreError(f"{self._damaged(row)}, it does not have its checksum")
+            raise DamagedError(f"{self._damaged(row)}, it does not have its checksum")
         return found
 
     def encoded_rows(self, rows: Sequence[int]) -> list[Encoded]:
@@ -117,7 +118,11 @@ class InfluenceStore:
         return Encoded(numbers, own)
 
     def verify(self, progress: Callable[[], None] = lambda: None) -> dict[str, str]:
-        """Check every row; what is wrong by source, empty if nothing is. `progress` is called after each row."""
+        """Check every row; what is wrong by source, empty if nothing is. `progress` is called after each row.
+
+        Raises:
+            StoreError: the store could not be reached. A row that could not be checked is not damaged.
+        """
         found: dict[str, str] = {}
 
         self._check_memory(min(AT_ONCE, len(self._stored)) * self._read(self.manifest.space.size))
@@ -125,7 +130,7 @@ class InfluenceStore:
         def check(_: int, row: int) -> None:
             try:
                 self.encoded(row)
-            except StoreError as error:
+            except DamagedError as error:
                 found[self.sources[row]] = str(error)
             progress()
 
@@ -156,9 +161,7 @@ class InfluenceStore:
     @property
     def stored_bytes(self) -> int:
         """Size of all objects of the store."""
-        files, path = self.place.files()
-        with clear_errors(self.url):
-            return int(files.du(path))
+        return self.place.stored_bytes()
 
     def check_model(self, weights: str, tokenizer: str) -> None:
         """Raises StoreError unless these fingerprints are those of the model and tokenizer the store belongs to."""
@@ -189,12 +192,25 @@ def open_store(url: str, *, options: Mapping[str, Any] | None = None, cache: str
     Raises:
         StoreError: there is none, it is unfinished (naming the missing sources), of another format, or inconsistent.
     """
-    place = Place(url, options or {}, cache)
+    found = store_at(Place(url, options or {}, cache))
+    if isinstance(found, UnfinishedStore):
+        raise StoreError(found.why)
+    return found
+
+
+def store_at(place: Place) -> InfluenceStore | UnfinishedStore:
+    """The store at a place, finished or not.
+
+    Raises:
+        StoreError: there is none, it is of another format, or inconsistent.
+    """
     _, manifest, arrays = opened(place, read_only=True)
     records = read_table(place, manifest)
-    if not manifest.complete:
-        raise _unfinished(url, arrays, records)
-    return InfluenceStore(place, manifest, records, arrays)
+    if manifest.complete:
+        return InfluenceStore(place, manifest, records, arrays)
+    with clear_damage(f"{place.url} is damaged: how far it is cannot be read"), clear_errors(place.url):
+        steps = np.asarray(arrays[STEPS][:])
+    return UnfinishedStore(place, manifest, records, tuple(int(step) for step in steps))
 
 
 def opened(place: Place, *, read_only: bool) -> tuple[zarr.Group, Manifest, Arrays]:
@@ -229,11 +245,3 @@ def _group(place: Place, *, read_only: bool) -> zarr.Group:
             inner = Place(f"{url.rstrip('/')}/influence.zarr", place.options)
             hint = f"; did you mean {inner.url}?" if inner.exists() else ""
             raise StoreError(f"there is no influence store at {url}{hint}") from error
-
-
-def _unfinished(url: str, arrays: Arrays, records: Sequence[SourceRecord]) -> StoreError:
-    with clear_damage(f"{url} is damaged: how far it is cannot be read"), clear_errors(url):
-        steps = np.asarray(arrays[STEPS][:])
-    if missing := [record.name for record, step in zip(records, steps, strict=True) if step < 0]:
-        return StoreError(f"{url} is not finished, these sources are missing: {', '.join(missing)}")
-    return StoreError(f"{url} is not finished: its run was stopped before it saved the model")

@@ -24,6 +24,7 @@ def copy_store(
     *,
     encoding: StoreConfig | None = None,
     sources: Sequence[str] | None = None,
+    model: bool = False,
     progress: Progress = lambda: None,
 ) -> None:
     """Write a finished store to another place; an interrupted copy goes on when it is started again.
@@ -33,6 +34,7 @@ def copy_store(
         target: where to; nothing may lie there but an unfinished copy of the same.
         encoding: another codec. What the store's own lost does not come back.
         sources: only these; all by default, with the records of those that failed.
+        model: copy the model beside the store too, before the copy is declared complete.
         progress: called after each row.
 
     Raises:
@@ -42,13 +44,15 @@ def copy_store(
         raise StoreError(f"{store.url} has no tangents of {', '.join(unknown)}")
     kept = [record for record in store.records if sources is None or record.name in sources]
     manifest = store.manifest.model_copy(update={"encoding": encoding or store.manifest.encoding})
-    _write(target, manifest, [(record, store) for record in kept], progress)
+    _write(target, manifest, [(record, store) for record in kept], store.place if model else None, progress)
 
 
-def merge_stores(stores: Sequence[InfluenceStore], target: Place, *, progress: Progress = lambda: None) -> None:
-    """Write the sources of several stores of one run into one store.
+def merge_stores(
+    stores: Sequence[InfluenceStore], target: Place, *, model: bool = False, progress: Progress = lambda: None
+) -> None:
+    """Write the sources of several stores of one run into one store; an interrupted one goes on as a copy does.
 
-    A source may be in several if all but one of them say that it failed.
+    A source may be in several if all but one of them say that it failed. The model is that beside the first.
 
     Raises:
         StoreError: they are not of one run or differ in codec, or two have tangents of the same source.
@@ -56,6 +60,9 @@ def merge_stores(stores: Sequence[InfluenceStore], target: Place, *, progress: P
     first = stores[0]
     for store in stores[1:]:
         different = [name for name in SAME if getattr(store.manifest, name) != getattr(first.manifest, name)]
+        if different == ["encoding"]:
+            codecs = f"{_named(store)} and {_named(first)}"
+            raise StoreError(f"{store.url} and {first.url} differ in codec, {codecs}; copy one with the other's first")
         if different:
             raise StoreError(f"{store.url} and {first.url} are not of one run: they differ in {', '.join(different)}")
     rows: dict[str, tuple[SourceRecord, InfluenceStore]] = {}
@@ -66,11 +73,20 @@ def merge_stores(stores: Sequence[InfluenceStore], target: Place, *, progress: P
                 raise StoreError(f"{known[1].url} and {store.url} both have a tangent of {record.name!r}")
             if known is None or known[0].failed is not None:
                 rows[record.name] = (record, store)
-    _write(target, first.manifest, list(rows.values()), progress)
+    _write(target, first.manifest, list(rows.values()), first.place if model else None, progress)
+
+
+def _named(store: InfluenceStore) -> str:
+    blocks = f" with {store.codec.block_size} numbers a scale" if store.codec.levels else ""
+    return f"{store.codec.name}{blocks}"
 
 
 def _write(
-    target: Place, manifest: Manifest, rows: Sequence[tuple[SourceRecord, InfluenceStore]], progress: Progress
+    target: Place,
+    manifest: Manifest,
+    rows: Sequence[tuple[SourceRecord, InfluenceStore]],
+    model_of: Place | None,
+    progress: Progress,
 ) -> None:
     model, steps = manifest.model, manifest.run.steps
     assert model is not None
@@ -91,30 +107,31 @@ def _write(
         if record.failed is None:
             row = store.sources.index(record.name)
             if store.manifest.encoding == manifest.encoding:
-                writer.put(number, store.encoded(row), steps)
+                assert record.checksum is not None
+                if not writer.holds(number, steps, record.checksum):  # what an interrupted copy wrote is not read anew
+                    writer.put(number, store.encoded(row), steps)
             else:
                 writer.write(number, store.tangents([row])[0], steps)
         progress()
+    if model_of is not None:
+        copy_model(model_of, target)
     writer.finish(model, {number: why for number, (record, _) in enumerate(rows) if (why := record.failed)})
 
 
 def copy_model(store: Place, target: Place) -> bool:
-    """Copy the model that lies beside a store to beside another; False if there is none, or one there already."""
+    """Copy the model that lies beside a store to beside another; False if there is none, or one there already.
+
+    Its config.json goes last: a model without one is the rest of an interrupted copy, and copied anew.
+    """
     (files, source), (others, path) = store.beside("model").files(), target.beside("model").files()
     with clear_errors(target.url):
-        if not files.exists(source) or others.exists(path):
+        others.invalidate_cache(path)
+        if (files, source) == (others, path) or not files.exists(source) or others.exists(f"{path}/config.json"):
             return False
-        for name in files.find(source):
+        for name in sorted(files.find(source), key=lambda name: name == f"{source}/config.json"):
             inside = f"{path}/{name[len(source) :].lstrip('/')}"
             others.makedirs(inside.rpartition("/")[0], exist_ok=True)
             with files.open(name, "rb") as reader, others.open(inside, "wb") as writer:
                 while piece := reader.read(2**24):
                     writer.write(piece)
     return True
-
-
-def remove_store(place: Place) -> None:
-    """Remove all objects of a store; the model beside it stays."""
-    files, path = place.files()
-    with clear_errors(place.url):
-        files.rm(path, recursive=True)

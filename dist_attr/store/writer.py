@@ -55,10 +55,12 @@ class StoreWriter:
         place = Place(url, options or {})
         if place.exists():
             there = manifest_at(place) if go_on else None
-            if not go_on or (there is not None and (there.complete or not _alike(there, manifest))):
+            if there is not None and not there.complete and _alike(there, manifest):
+                writer = cls(url, options)
+                if [record.name for record in writer._records] == [record.name for record in records]:
+                    return writer
+            if there is not None or not go_on:
                 raise StoreError(f"there is something at {url} already; choose another place or remove it")
-            if there is not None:
-                return cls(url, options)
         write_table(place, records)
         with clear_errors(url):
             store = place.zarr_store(read_only=False)
@@ -88,13 +90,21 @@ class StoreWriter:
         seal = checksum(row)
         steps, seals = self._arrays[STEPS], self._arrays[CHECKSUMS]
         with clear_errors(self.url):
-            if steps[source] == step and np.array_equal(np.asarray(seals[source]), seal):
+            if self.holds(source, step, seal.tobytes().hex()):
                 return
             steps[source] = -1
             for name, values in zip(rows_of(self._codec), (row.values, row.scales), strict=False):
                 self._arrays[name][source] = values
             seals[source] = seal
             steps[source] = step
+
+    def holds(self, source: int, step: int, seal: str) -> bool:
+        """Whether a row is there already, after this number of steps and with this sha256."""
+        with clear_errors(self.url):
+            return bool(
+                self._array(STEPS)[source] == step
+                and np.asarray(self._array(CHECKSUMS)[source]).tobytes().hex() == seal
+            )
 
     def finish(self, model: ModelIdentity, failed: Mapping[int, str] | None = None) -> None:
         """Declare the store complete.
@@ -135,9 +145,15 @@ def manifest_at(place: Place) -> Manifest | None:
     """
     files, path = place.files()
     with clear_damage(f"cannot open what lies at {place.url}"), clear_errors(place.url):
+        files.invalidate_cache(path)
         if not files.exists(path):
             return None
-        if files.exists(f"{path}/{SOURCES}"):
+        names = {str(name).rpartition("/")[2] for name in files.ls(path, detail=False)} - {f"{SOURCES}.part"}
+        if not names:
+            return None
+        if not names & {SOURCES, "zarr.json"}:
+            raise StoreError(f"what lies at {place.url} is no influence store; choose another place")
+        if SOURCES in names:
             try:
                 group = zarr.open_group(place.zarr_store(read_only=True), mode="r")
             except FileNotFoundError:

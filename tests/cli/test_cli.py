@@ -25,7 +25,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_store(tmp_path_factory.mktemp("cli")).url
 
 
-@pytest.mark.parametrize("command", ["demo", "plan", "simulate", "inspect", "query", "serve"])
+@pytest.mark.parametrize(
+    "command", ["demo", "plan", "simulate", "inspect", "query", "serve", "verify", "copy", "merge", "rm"]
+)
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import dist_attr as da
 from dist_attr.cli import app
 from dist_attr.config import DescentConfig
-from dist_attr.display.terminal import _how
+from dist_attr.display.store import _how
 from dist_attr.errors import ConfigError, CorpusError, SimulationError
 from dist_attr.evaluation import retrain
 from dist_attr.influence import Curvature
