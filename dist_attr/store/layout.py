@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from dist_attr.store.codecs import Codec, Encoded
@@ -43,7 +43,7 @@ def _create_rows(store: Store, name: str, sources: int, length: int, dtype: np.d
         chunks=(1, chunk),
         dtype=dtype,
         fill_value=0,
-        compressors=ZstdCodec(level=1, checksum=False),
+        compressors=(ZstdCodec(level=1, checksum=False), Crc32cCodec()),
         overwrite=True,
     )
 
