@@ -1,4 +1,4 @@
-"""A real S3 server for all tests of the store, a bucket on it for each, and proxies before it."""
+"""A bucket for each test on the S3 server, and proxies before it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,6 @@ import pytest
 
 from tests.proxy import Proxy
 from tests.s3_server import S3Server
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture
