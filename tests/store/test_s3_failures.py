@@ -20,7 +20,7 @@ from tests.store.conftest import Proxied
 from tests.store.test_s3 import SMALL, create, finished, rows
 from tests.store.test_store import IDENTITY
 
-SIZE = 6_000_001
+SIZE = 4_500_001
 
 
 def try_twice(monkeypatch: pytest.MonkeyPatch) -> None:
