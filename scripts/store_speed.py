@@ -41,6 +41,7 @@ from dist_attr.store import (
     StoreWriter,
     open_store,
 )
+from dist_attr.store.layout import open_arrays
 from tests.s3_server import S3Server
 
 DIGEST = "0" * 64
@@ -181,7 +182,9 @@ def read_through(store: InfluenceStore, files: FsspecStore) -> InfluenceStore:
     """The same store through another Zarr store."""
     import zarr
 
-    return InfluenceStore(store.place, store.manifest, store.records, zarr.open_group(files, mode="r"))
+    size, sources = store.manifest.space.size, store.manifest.sources
+    arrays = open_arrays(zarr.open_group(files, mode="r"), sources, size, store.codec, progress=False)
+    return InfluenceStore(store.place, store.manifest, store.records, arrays)
 
 
 def as_rates(seconds: Timed, stored: int, numbers: int) -> dict[str, Timed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,5 +19,7 @@ def interruptible(then: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        # Reads and writes that are cut short would be complained about one by one.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         typer.echo(f"interrupted: {then}", err=True)
         raise typer.Exit(130) from None

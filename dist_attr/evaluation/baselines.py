@@ -43,7 +43,7 @@ def _source_gradient(model: nn.Module, corpus: PackedCorpus, training: TrainingC
     schedule = batch_schedule(len(corpus.tokens), training.batch_size, training.steps, training.seed)
     uses = np.bincount(schedule.ravel(), minlength=len(corpus.tokens))
     rows = np.flatnonzero((uses > 0) & (corpus.token_sources[:, 1:] == source).any(axis=1))
-    total = torch.zeros(sum(parameter.numel() for parameter in model.parameters()), dtype=torch.float64)
+    total = torch.zeros(sum(parameter.numel() for parameter in _trained(model)), dtype=torch.float64)
     device = next(model.parameters()).device
     for start in range(0, len(rows), training.batch_size):
         part = rows[start : start + training.batch_size]
@@ -56,4 +56,9 @@ def _source_gradient(model: nn.Module, corpus: PackedCorpus, training: TrainingC
 
 
 def _flat_gradient(output: Tensor, model: nn.Module) -> Tensor:
-    return torch.cat([part.flatten() for part in torch.autograd.grad(output, list(model.parameters()))]).cpu().double()
+    gradient = torch.autograd.grad(output, _trained(model))
+    return torch.cat([part.flatten() for part in gradient]).cpu().double()
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

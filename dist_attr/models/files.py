@@ -34,10 +34,10 @@ def upload_folder(url: str) -> Iterator[str]:
     filesystem, path = fsspec.core.url_to_fs(url)
     with tempfile.TemporaryDirectory() as folder:
         yield folder
-        filesystem.makedirs(path, exist_ok=True)
         for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
             name = file.relative_to(folder)
-            filesystem.makedirs(f"{path}/{name.parent}", exist_ok=True)
+            if isinstance(filesystem, LocalFileSystem):  # elsewhere there are no folders, and s3fs would make a bucket
+                filesystem.makedirs(f"{path}/{name.parent}", exist_ok=True)
             filesystem.put_file(str(file), f"{path}/{name}")
 
 

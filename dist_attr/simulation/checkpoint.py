@@ -14,16 +14,15 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 import torch
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field, ValidationError
 from torch import Tensor
 
 from dist_attr.config import RunConfig, Settings, SimulationConfig
-from dist_attr.errors import ConfigError, SimulationError
+from dist_attr.errors import ConfigError, SimulationError, StoreError
 from dist_attr.influence import SourceState, TrainState
-from dist_attr.store import Descent
+from dist_attr.store import Descent, Place
+from dist_attr.store.places import clear_errors
 
 # They may change when a run is continued: where and how fast it runs, not what it computes.
 FREE = {"output"} | {
@@ -77,15 +76,21 @@ class Checkpoints:
     def __init__(self, output: str, *, discard: bool = False) -> None:
         self.url = f"{output}/checkpoint"
         self._discard = discard
-        self._files, self._path = fsspec.core.url_to_fs(self.url)
+        self._place = Place(self.url)
+        self._files, self._path = self._place.files()
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint that counts, if there is one. Raises SimulationError when it is damaged."""
-        if self._discard or not self._files.exists(f"{self._path}/latest.json"):
+        if self._discard:
             return None
         try:
-            return Checkpoint.model_validate_json(self._files.cat_file(f"{self._path}/latest.json"))
-        except (ValidationError, OSError) as error:
+            with clear_errors(self.url):
+                text = self._files.cat_file(f"{self._path}/latest.json")
+        except FileNotFoundError:
+            return None
+        try:
+            return Checkpoint.model_validate_json(text)
+        except ValidationError as error:
             raise SimulationError(f"{self.url}/latest.json cannot be read, say --overwrite: {error}") from error
 
     @staticmethod
@@ -96,15 +101,16 @@ class Checkpoints:
     def finish(self, checkpoint: Checkpoint) -> None:
         """Let a checkpoint whose files are all written count, and remove those before it."""
         path, text = f"{self._path}/latest.json", checkpoint.model_dump_json(indent=2)
-        if isinstance(self._files, LocalFileSystem):
-            self._files.pipe_file(f"{path}.new", text.encode())
-            self._files.mv(f"{path}.new", path)
-        else:
-            self._files.pipe_file(path, text.encode())
-        for entry in self._files.ls(self._path, detail=False):
-            name = entry.rstrip("/").rpartition("/")[2]
-            if name.startswith("step-") and name != checkpoint.folder:
-                self._files.rm(entry, recursive=True)
+        with clear_errors(self.url, making=True):
+            if self._place.local is not None:
+                self._files.pipe_file(f"{path}.new", text.encode())
+                self._files.mv(f"{path}.new", path)
+            else:
+                self._files.pipe_file(path, text.encode())
+            for entry in self._files.ls(self._path, detail=False):
+                name = entry.rstrip("/").rpartition("/")[2]
+                if name.startswith("step-") and name != checkpoint.folder:
+                    self._files.rm(entry, recursive=True)
 
     def discard_others(self) -> None:
         """Remove the checkpoints of an earlier run that is to be replaced."""
@@ -114,8 +120,9 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Delete all of them."""
-        if self._files.exists(self._path):
-            self._files.rm(self._path, recursive=True)
+        with clear_errors(self.url):
+            if self._files.exists(self._path):
+                self._files.rm(self._path, recursive=True)
 
 
 def check_same_run(checkpoint: Checkpoint | None, expected: dict[str, Any], output: str) -> None:
@@ -139,11 +146,14 @@ def write_state(url: str, name: str, source: SourceState) -> tuple[str, str]:
     tensors.update({f"slot{number}": slot for number, slot in enumerate(source.state.slots)})
     data = save({key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()})
     file = f"{name}.safetensors"
-    files, path = fsspec.core.url_to_fs(url)
+    place = Place(url)
+    files, path = place.files()
     try:
-        files.makedirs(path, exist_ok=True)
-        files.pipe_file(f"{path}/{file}", data)
-    except OSError as error:
+        with clear_errors(url, making=True):
+            if place.local is not None:  # elsewhere there are no folders, and a missing bucket is not for us to make
+                files.makedirs(path, exist_ok=True)
+            files.pipe_file(f"{path}/{file}", data)
+    except StoreError as error:
         raise SimulationError(
             f"cannot write the checkpoint {url}/{file}: {error}. The checkpoint before it still counts: make room or "
             "mend the access, and start the run again with the same settings"
@@ -156,10 +166,11 @@ def read_state(url: str, checkpoint: Checkpoint, name: str) -> SourceState:
     from safetensors.torch import load
 
     file = f"{name}.safetensors"
-    files, path = fsspec.core.url_to_fs(f"{url}/{checkpoint.folder}/{file}")
+    files, path = Place(f"{url}/{checkpoint.folder}/{file}").files()
     try:
-        data = files.cat_file(path)
-    except OSError as error:
+        with clear_errors(url):
+            data = files.cat_file(path)
+    except FileNotFoundError as error:
         raise SimulationError(f"the checkpoint at {url} lacks {checkpoint.folder}/{file}; say --overwrite") from error
     if hashlib.sha256(data).hexdigest() != checkpoint.files.get(file):
         raise SimulationError(

@@ -26,6 +26,7 @@ from dist_attr.simulation.probe import Probe
 from dist_attr.simulation.reports import ActorReport, ModelReport, Progress, SimulationReport, StrideReport
 from dist_attr.simulation.workers import Actor, build, call_all, started_actors
 from dist_attr.store import Descent, InfluenceStore, ModelIdentity, Place, StoreWriter, manifest_at, open_store
+from dist_attr.store.places import clear_errors
 
 STRIDE_SECONDS = 1.0
 
@@ -77,12 +78,14 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
 
 
 def _check_output(run: PreparedRun, output: str, overwrite: bool) -> None:
-    filesystem, path = fsspec.core.url_to_fs(output)
+    filesystem, path = Place(output).files()
     if "memory" in str(filesystem.protocol):
         raise ConfigError(
             f"output {output}: memory:// belongs to one process and the actors are others; use a directory"
         )
-    if filesystem.exists(f"{path}/run.yaml") and not overwrite:
+    with clear_errors(output):
+        finished = filesystem.exists(f"{path}/run.yaml")
+    if finished and not overwrite:
         raise ConfigError(f"output {output} holds a finished run; choose another place, or say --overwrite")
     if not overwrite and (there := manifest_at(Place(f"{output}/influence.zarr"))) and there.computes != run.computes:
         raise ConfigError(f"output {output} holds the store of another run; choose another place, or say --overwrite")
@@ -149,14 +152,15 @@ def _agree_on_descent(run: PreparedRun, actors: Sequence[Actor], checkpoint: Che
 
 def _clear_result(run: PreparedRun, output: str, overwrite: bool) -> None:
     """Remove what is replaced; rows that this very run wrote before it was interrupted stay."""
-    filesystem, path = fsspec.core.url_to_fs(output)
+    filesystem, path = Place(output).files()
     store = Place(f"{output}/influence.zarr")
     there = None if overwrite else manifest_at(store)
     keep = there is not None and not there.complete and there.computes == run.computes
     # run.yaml goes first: without it, nothing that is left looks finished.
-    for part in ("run.yaml", *(() if keep else ("influence.zarr",)), "model"):
-        if filesystem.exists(f"{path}/{part}"):
-            filesystem.rm(f"{path}/{part}", recursive=True)
+    with clear_errors(output):
+        for part in ("run.yaml", *(() if keep else ("influence.zarr",)), "model"):
+            if filesystem.exists(f"{path}/{part}"):
+                filesystem.rm(f"{path}/{part}", recursive=True)
 
 
 def _settle(

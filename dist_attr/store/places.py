@@ -22,12 +22,16 @@ from zarr.storage import FsspecStore, LocalStore, ObjectStore
 from dist_attr.errors import DamagedError, StoreError
 
 ACCESS = "check the credentials (environment, profile or role) and what they allow"
-# Doubling from 0.2 to at most 10 seconds: about a minute, enough for a server to be started again.
+CONNECT_SECONDS = 10.0
+SILENT_SECONDS = 60.0  # without a byte of an answer, the sending of a part of 5 MiB included; then it is tried again
+# About half a minute, enough for a server to be started again. Each pause is drawn between the first and `base` times
+# the one before, so that with a base below 3 they do not become longer.
 RETRIES: Any = {
     "max_retries": 10,
-    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 6},
     "retry_timeout": timedelta(minutes=3),
 }
+ATTEMPTS = 7  # as patient, for what goes through s3fs
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,17 @@ class Place:
 
     def files(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """The file system and the path on it."""
+        options = dict(self.options)
+        if on_s3 := self.url.startswith(("s3://", "s3a://")):
+            options = {**fsspec.config.conf.get("s3", {}), **options}
+            options["config_kwargs"] = {**_s3fs_limits(), **options.get("config_kwargs", {})}
+            options.setdefault("use_listings_cache", False)  # others write here too
         try:
-            files, path = fsspec.core.url_to_fs(self.url, **self.options)
+            files, path = fsspec.core.url_to_fs(self.url, **options)
+            if on_s3:
+                files.retries = 2  # times ATTEMPTS
+                with clear_errors(self.url):
+                    files.connect()  # finds what is wrong with a profile or an endpoint; nothing is sent
         except (ImportError, ValueError, TypeError) as error:
             raise StoreError(f"cannot reach {self.url}: {error}") from error
         return files, path
@@ -90,17 +103,30 @@ class Place:
         return Place(f"{self.url.rstrip('/').rpartition('/')[0] or '.'}/{name}", self.options, self.cache)
 
 
+def _s3fs_limits() -> dict[str, Any]:
+    """botocore's configuration. Its requests are small, and sent once more by s3fs: silence shows sooner."""
+    return {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": SILENT_SECONDS / 4,
+        "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+    }
+
+
 def _s3(files: Any, path: str) -> Any:
     """What obstore needs, from what s3fs has found out about URL, options and its own configuration."""
     from obstore.store import S3Store
 
     bucket, _, prefix = path.partition("/")
-    files.connect()
     client = files.s3.meta  # all of them resolved, by AWS's own rules
-    settings: dict[str, Any] = {"region": client.region_name}
+    limits = {
+        "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=SILENT_SECONDS),
+        "timeout": timedelta(hours=1),  # of a whole answer: slow is not silent
+    }
+    settings: dict[str, Any] = {"region": client.region_name, "client_options": limits}
     if not client.endpoint_url.endswith(".amazonaws.com"):
         settings["endpoint"] = client.endpoint_url
-        settings["client_options"] = {"allow_http": client.endpoint_url.startswith("http://")}
+        settings["client_options"]["allow_http"] = client.endpoint_url.startswith("http://")
     if files.anon:
         settings["skip_signature"] = True
     elif files.key is not None:

@@ -130,7 +130,8 @@ def copy_model(store: Place, target: Place) -> bool:
             return False
         for name in sorted(files.find(source), key=lambda name: name == f"{source}/config.json"):
             inside = f"{path}/{name[len(source) :].lstrip('/')}"
-            others.makedirs(inside.rpartition("/")[0], exist_ok=True)
+            if target.local is not None:
+                others.makedirs(inside.rpartition("/")[0], exist_ok=True)
             with files.open(name, "rb") as reader, others.open(inside, "wb") as writer:
                 while piece := reader.read(2**24):
                     writer.write(piece)

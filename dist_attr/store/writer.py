@@ -102,8 +102,8 @@ class StoreWriter:
         """Whether a row is there already, after this number of steps and with this sha256."""
         with clear_errors(self.url):
             return bool(
-                self._array(STEPS)[source] == step
-                and np.asarray(self._array(CHECKSUMS)[source]).tobytes().hex() == seal
+                self._arrays[STEPS][source] == step
+                and np.asarray(self._arrays[CHECKSUMS][source]).tobytes().hex() == seal
             )
 
     def finish(self, model: ModelIdentity, failed: Mapping[int, str] | None = None) -> None:

@@ -12,14 +12,33 @@ import pytest
 import ray
 
 import dist_attr as da
+from tests.proxy import Proxy
+from tests.s3_server import S3Server
 
 SOURCES = ("ant", "bee", "cat", "dog", "emu")
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
+def s3_proxy(s3: S3Server) -> Iterator[Proxy]:
+    """What stands before the S3 server of the cluster."""
+    proxy = Proxy(s3.endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="session")
+def s3_environment(s3: S3Server, s3_proxy: Proxy) -> dict[str, str]:
+    """How the cluster finds it."""
+    return {**s3.environment, "AWS_ENDPOINT_URL": s3_proxy.endpoint}
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_environment: dict[str, str]) -> Iterator[None]:
     """Ray on this machine; more CPUs than it may have, since the actors of these tests are tiny."""
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=40)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_environment.items():
+            patch.setenv(name, value)
+        ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=40)
     yield
     ray.shutdown()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -28,16 +31,18 @@ def source_losses(model: nn.Module, corpus: PackedCorpus) -> Tensor:
     return total
 
 
+@pytest.mark.parametrize("trained", [{}, {"lora": {"rank": 2}}])
 def test_score_is_what_a_step_on_the_source_does_to_the_query(
-    corpus: PackedCorpus, queries: list[EncodedQuery]
+    trained: dict[str, Any], corpus: PackedCorpus, queries: list[EncodedQuery]
 ) -> None:
-    model = small_model("gpt2", torch.float64)
+    model = small_model("gpt2", torch.float64, trained=trained)
     space = ParameterSpace.of(model)
     theta, step = space.read(model), 1e-6
     scores = gradient_dot(model, corpus, TRAINING, queries)
     assert scores.shape == (2, SOURCES)
     gradients = [
-        torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in source_losses(model, corpus)
+        torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], retain_graph=True)
+        for loss in source_losses(model, corpus)
     ]
     for source, gradient in enumerate(gradients):
         descent = -torch.cat([part.flatten() for part in gradient])
