@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import fsspec
 
@@ -210,10 +211,12 @@ def _train(
     steps, stride, drift = run.config.steps, 1, 0.0
     seconds_between = 60 * run.config.cluster.checkpoint_minutes
     saved, saved_at = done, time.monotonic()
-    while done < steps:
-        started, calls = time.monotonic(), [actor.advance.remote(stride) for actor in actors]
-        done += stride
-        try:
+    calls: list[Any] = []
+    try:
+        while done < steps:
+            started = time.monotonic()
+            # In one assignment: an interruption finds calls for as many steps as it thinks are under way.
+            done, calls = done + stride, [actor.advance.remote(stride) for actor in actors]
             reports: list[ActorReport] = call_all(calls)
             seconds = time.monotonic() - started
             drift = max(report.drift for report in reports) or drift
@@ -225,18 +228,18 @@ def _train(
             )
             if failed and len(failed) == len(run.task.corpus.sources):
                 raise SimulationError(f"the simulation of every source failed; of the first: {failed[0]}")
-        except KeyboardInterrupt:
-            # The actors finish their stride and save it; a second Ctrl-C does not wait for that. If they cannot, the
-            # run stops all the same, with the checkpoint before.
-            if seconds_between and done > saved:
-                with suppress(DistAttrError):
-                    call_all(calls)
-                    save(done)
-            raise
-        if seconds_between and time.monotonic() - saved_at >= seconds_between and done < steps:
-            save(done)
-            saved, saved_at = done, time.monotonic()
-        stride = max(1, min(steps - done, 2 * stride, round(stride * STRIDE_SECONDS / seconds)))
+            if seconds_between and time.monotonic() - saved_at >= seconds_between and done < steps:
+                save(done)
+                saved, saved_at = done, time.monotonic()
+            stride = max(1, min(steps - done, 2 * stride, round(stride * STRIDE_SECONDS / seconds)))
+    except KeyboardInterrupt:
+        # The actors finish their stride and save it; a second Ctrl-C does not wait for that. If they cannot, the run
+        # stops all the same, with the checkpoint before.
+        if seconds_between and done > saved:
+            with suppress(DistAttrError):
+                call_all(calls)
+                save(done)
+        raise
 
 
 def _write_result(
