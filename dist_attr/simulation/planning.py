@@ -24,11 +24,12 @@ from dist_attr.models import causal_forward
 from dist_attr.simulation.actor import SimulationActor
 from dist_attr.simulation.choices import Choice, choices, choose
 from dist_attr.simulation.placement import Placement
-from dist_attr.simulation.prepare import FLOAT32, PreparedRun, prepare
+from dist_attr.simulation.prepare import PreparedRun, prepare
 from dist_attr.simulation.probe import Probe
 from dist_attr.simulation.reports import ModelReport
 from dist_attr.simulation.workers import build, call_all, started_actors
 from dist_attr.simulation.workload import Bools, active_sources, simulation_seconds
+from dist_attr.store import Codec
 
 TRAINING_STEPS = 3  # timed, after one that is not
 QUERY_DIRECTIONS = 8
@@ -224,6 +225,6 @@ def _estimate(
         sources_per_pass=probes[0].best.sources,
         memory_bytes=max(place.device_bytes for place in places),
         parked=next((place.parked for place in places if place.parked), None),
-        store_bytes=FLOAT32 * sources * common.model.space.size,
+        store_bytes=sources * Codec.of(choice.config.store).bytes(common.model.space.size),
         query_seconds=common.query_seconds * sources,
     )
