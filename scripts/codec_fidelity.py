@@ -26,7 +26,7 @@ from dist_attr.cluster import ENVIRONMENT
 from dist_attr.config import StoreConfig
 from dist_attr.evaluation import lds, predicted_change
 from dist_attr.store import Codec
-from scripts.dial import small_gpt
+from scripts.dial_benches import small_gpt
 from scripts.dial_tasks import Bench, Truth, in_turns, read_out, work
 
 ENCODINGS = [

@@ -16,6 +16,7 @@ Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg
          python -m scripts.dial --work runs/dial --show
          python -m scripts.dial --work runs/try --quick
          python -m scripts.dial --work runs/dial_smollm2 --model smollm2
+         python -m scripts.dial --work runs/dial_passages --model passages     # 300 small sources, about 20 minutes
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,9 +38,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dist_attr.cluster import ENVIRONMENT
-from dist_attr.evaluation import drop_subsets, lds, noise_ceiling, predicted_change
-from scripts import fidelity
+from dist_attr.evaluation import lds, noise_ceiling, predicted_change
+from scripts.dial_benches import BENCHES
 from scripts.dial_tasks import Bench, Simulation, Truth, work
+from scripts.fidelity import progress_bars
 
 EXACT = "trajectory"
 SHARES = ("0.5", "0.25", "0.125", "0.0625")
@@ -47,7 +49,9 @@ WEIGHTED = {"0.5": ("0.6",), "0.25": ("0.7", "0.4"), "0.125": ("0.4", "0.25"), "
 WINDOWS = ("0.75", "0.67", "0.5", "0.33", "0.2")
 STEADY = f"{EXACT} curvature_share=0.25 curvature_weight=0.4"
 CHEAPEST = f"{EXACT} curvature_share=0.0625 curvature_weight=0.2"
+HORIZONS = "tangent, horizon"
 LEVERS = {
+    EXACT: [EXACT],
     "trajectory, share": [EXACT, *(f"{EXACT} curvature_share={share}" for share in SHARES)],
     "trajectory, share and weight": [
         f"{EXACT} curvature_share={share} curvature_weight={weight}"
@@ -58,7 +62,7 @@ LEVERS = {
     "trajectory, share 0.25, weight 0.4, window": [STEADY, *(f"{STEADY} window={window}" for window in WINDOWS)],
     "tangent, share": ["tangent", *(f"tangent curvature_share={share}" for share in SHARES)],
     "tangent, stride": ["tangent", *(f"tangent stride={stride}" for stride in (2, 3, 4))],
-    "tangent, horizon": [*(f"tangent horizon={horizon}" for horizon in (10, 25, 50, 100)), "tangent"],
+    HORIZONS: [*(f"tangent horizon={horizon}" for horizon in (5, 10, 20, 50)), "tangent"],
     "gradient dot product": ["gradient", "gradient checkpoints=2", "gradient checkpoints=4", "gradient checkpoints=8"],
 }
 AVERAGED = ("gradient", CHEAPEST, EXACT)  # over runs of other seeds
@@ -84,53 +88,24 @@ class Point:
     fidelity: dict[str, Any]
 
 
-def small_gpt(folder: Path, quick: bool) -> Bench:
-    protocol = replace(fidelity.QUICK, steps=10, subsets=4) if quick else fidelity.Protocol()
-    queries = fidelity.split_speeches(protocol, documents := folder / "documents.jsonl")
-    tokenizer = fidelity.save_tokenizer(documents, queries, folder / "tokenizer")
-    config = fidelity.run_config(protocol, documents, tokenizer, folder / "run", EXACT, 1)
-    subsets = [drop_subsets(protocol.sources, protocol.subsets, number, 0) for number in protocol.drops]
-    return Bench(fidelity.retraining_of(config, queries), np.concatenate(subsets), folder)
-
-
-def fine_tune(folder: Path, quick: bool) -> Bench:
-    """SmolLM2 with LoRA as in scripts/smollm2.py, but smaller; each source is left out alone, and half of them."""
-    from dist_attr.corpus import end_of_text_id, load_documents, load_tokenizer, pack
-    from dist_attr.evaluation import Retraining
-    from dist_attr.readout import encode_query
-    from scripts import smollm2
-
-    recipe = smollm2.QUICK if quick else smollm2.Recipe(adapted_layers=4, steps=12, batch_size=4, queries_per_source=1)
-    model = smollm2.export_model(folder / "model")
-    queries = smollm2.split_speeches(recipe, documents := folder / "documents.jsonl")
-    config = smollm2.run_config(recipe, model, documents, folder / "run")
-    tokenizer = load_tokenizer(config.tokenizer, [])
-    corpus = pack(load_documents(config.corpus), tokenizer, recipe.sequence_length)
-    encoded = [encode_query(query, tokenizer, 2048) for query in queries]
-    retraining = Retraining(config.model, config.training, corpus, len(tokenizer), end_of_text_id(tokenizer), encoded)
-    half = drop_subsets(recipe.sources, 3 if quick else recipe.sources, recipe.sources // 2, 0)
-    return Bench(retraining, np.concatenate([np.eye(recipe.sources, dtype=bool), half]), folder)
-
-
-BENCHES = {"small-gpt": small_gpt, "smollm2": fine_tune}
-
-
 def all_tasks(bench: Bench) -> list[Truth | Simulation]:
     """First what the first truth needs; every second subset before the others, so that a part is a fair sample."""
     subsets = [subset for start in (0, 1) for subset in range(start, len(bench.dropped), 2)]
-    settings = dict.fromkeys(setting for curve in LEVERS.values() for setting in curve)
-    return [
+    settings = dict.fromkeys(setting for curve in bench.levers or LEVERS for setting in LEVERS[curve])
+    tasks: list[Truth | Simulation] = [
         *(Truth(RUNS[0], subset) for subset in subsets),
         *(Simulation(RUNS[0], setting) for setting in settings),
-        *(Truth(seed, subset) for subset in subsets for seed in TRUTHS),
-        *(Simulation(seed, setting) for setting in AVERAGED for seed in RUNS[1:]),
     ]
+    if not bench.levers:
+        tasks += [Truth(seed, subset) for subset in subsets for seed in TRUTHS]
+        tasks += [Simulation(seed, setting) for setting in AVERAGED for seed in RUNS[1:]]
+    return tasks
 
 
 def compute(bench: Bench, tasks: Sequence[Truth | Simulation], workers: int) -> None:
     """All that is not in the folder yet."""
     missing = [task for task in tasks if not task.file(bench).exists()]
-    with fidelity.progress_bars() as bars, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with progress_bars() as bars, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         bar = bars.add_task("simulations and retrainings", total=len(missing))
         for done in as_completed([pool.submit(work, bench, task) for task in missing]):
             done.result()
@@ -245,7 +220,7 @@ def draw(points: Sequence[Point], ceilings: dict[str, float], file: Path) -> Non
 
 def main(
     work_folder: Annotated[Path, typer.Option("--work", help="folder of everything that is computed")],
-    model: Annotated[Literal["small-gpt", "smollm2"], typer.Option(help="which protocol")] = "small-gpt",
+    model: Annotated[Literal["small-gpt", "smollm2", "passages"], typer.Option(help="which protocol")] = "small-gpt",
     quick: Annotated[bool, typer.Option("--quick", help="a try of two minutes; measures nothing")] = False,
     only_show: Annotated[bool, typer.Option("--show", help="compute nothing more")] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes, one thread each")] = 2,

@@ -25,11 +25,13 @@ class Bench:
         retraining: the run; its seed is replaced.
         dropped: (subsets, sources), true where a retrained model goes without the source.
         folder: of the results.
+        levers: curves of scripts/dial.py that make sense for it, against the first truth; none means everything.
     """
 
     retraining: Retraining
     dropped: NDArray[np.bool_]
     folder: Path
+    levers: tuple[str, ...] = ()
 
     def at(self, seed: int) -> Retraining:
         """The same with other initial weights and another batch order."""
