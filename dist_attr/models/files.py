@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import torch
@@ -42,9 +43,9 @@ def upload_folder(url: str) -> Iterator[str]:
 
 
 @contextmanager
-def download_folder(url: str) -> Iterator[str]:
-    """The files at an fsspec URL in a local folder. Raises ModelError when there are none."""
-    filesystem, path = fsspec.core.url_to_fs(url)
+def download_folder(url: str, options: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """The files at an fsspec URL, with its storage options, in a local folder. Raises ModelError when there are none."""
+    filesystem, path = fsspec.core.url_to_fs(url, **(options or {}))
     files = filesystem.find(path)
     if not files:
         raise ModelError(f"there is no model at {url}")

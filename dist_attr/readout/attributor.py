@@ -72,7 +72,8 @@ class Attributor:
         rows: Sequence[int] | None = None,
         sources_per_pass: int = 8,
     ) -> None:
-        with download_folder(model or f"{store.url.rstrip('/').rpartition('/')[0] or '.'}/model") as folder:
+        beside = store.place.beside("model")
+        with download_folder(model or beside.url, None if model else beside.options) as folder:
             module = load_model(folder)
             self._tokenizer = load_tokenizer(folder, [])
         store.check_model(model_fingerprint(module), tokenizer_fingerprint(self._tokenizer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,17 @@ from dist_attr.corpus import load_tokenizer, tokenizer_fingerprint
 from dist_attr.errors import ModelError, QueryError, StoreError
 from dist_attr.influence import ParameterSpace
 from dist_attr.models import build_model, model_fingerprint, save_model, upload_folder
-from dist_attr.store import Manifest, ModelIdentity, SourceRecord, Space, StoreWriter
+from dist_attr.store import (
+    Manifest,
+    ModelIdentity,
+    Place,
+    SourceRecord,
+    Space,
+    StoreWriter,
+    copy_model,
+    copy_store,
+)
+from tests.s3_server import S3Server
 
 LLAMA = {
     "model_type": "llama",
@@ -187,6 +198,19 @@ def test_the_longest_query_that_fits(attributor: da.Attributor) -> None:
 def test_an_unknown_readout_is_refused(attributor: da.Attributor) -> None:
     with pytest.raises(QueryError, match="unknown readout 'magic'"):
         attributor.attribute(QUERIES, readout="magic")  # type: ignore[arg-type]
+
+
+def test_the_model_beside_a_store_is_reached_as_the_store_is(
+    s3: S3Server, store: da.InfluenceStore, attributor: da.Attributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+        monkeypatch.delenv(name)
+    s3.files().mkdir("readout")
+    target = Place("s3://readout/influence.zarr", s3.options)
+    copy_store(store, target)
+    copy_model(store.place, target)
+    remote = da.Attributor(da.open_store(target.url, options=s3.options))
+    np.testing.assert_array_equal(remote.attribute(QUERIES).scores, attributor.attribute(QUERIES).scores)
 
 
 def test_another_model_is_refused(store: da.InfluenceStore, tmp_path: Path) -> None:
