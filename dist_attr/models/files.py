@@ -44,7 +44,7 @@ def upload_folder(url: str) -> Iterator[str]:
 
 @contextmanager
 def download_folder(url: str, options: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """The files at an fsspec URL, with its storage options, in a local folder. Raises ModelError when there are none."""
+    """The files at an fsspec URL, with its options, in a local folder. Raises ModelError when there are none."""
     filesystem, path = fsspec.core.url_to_fs(url, **(options or {}))
     files = filesystem.find(path)
     if not files:
