@@ -12,7 +12,9 @@ HORIZON = 20
 SHARE, WEIGHT = 0.25, 0.4  # see the dial in docs/results.md
 OF_ONE_METHOD = {"method", "epsilon", "central", "horizon", "stride"}
 TANGENT_COST = 2.3  # gradients for each active source and step, where a replica costs one
-PARKED = 2.0  # how much more active rows may cost where the others need not be fetched from where they are parked
+# A horizon costs much fidelity (the dial of many small sources in docs/results.md), so it has to save much: tangents are
+# chosen where they cost less than these shares of what replicas cost, which have to be fetched if they are parked.
+MUCH_LESS, LESS_THAN_PARKED = 0.25, 0.5
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ def choose(settings: SimulationConfig, present: Bools, source_bytes: int, memory
     """What `method: auto` stands for.
 
     A trajectory is nearest to retraining and costs one gradient for each source and step. Tangents cost more for each,
-    but with a horizon only for sources that were in one of the last batches: the better choice for many small ones.
+    but with a horizon only for sources that were in one of the last batches: the only affordable choice for thousands.
 
     Args:
         settings: with method auto.
@@ -43,10 +45,12 @@ def choose(settings: SimulationConfig, present: Bools, source_bytes: int, memory
     share, ratio = tangents / replicas, TANGENT_COST * tangents / replicas
     fits = -(-sources // workers) * source_bytes <= memory_bytes
     often = f"of {sources:,} sources {share:.0%} were in one of the last {HORIZON} batches, on average"
-    if ratio < (1.0 if fits else PARKED):
+    if ratio < (MUCH_LESS if fits else LESS_THAN_PARKED):
         room = "" if fits else ", and the states of all do not fit in memory"
         return Chosen(
-            tangent, f"tangent, horizon {HORIZON}: {often}{room}; replicas would cost {1 / ratio:.1f} × as much"
+            tangent,
+            f"tangent, horizon {HORIZON}: {often}{room}; replicas (method: trajectory) would be nearer to retraining and "
+            f"cost {1 / ratio:.1f} × as much",
         )
     return Chosen(trajectory, f"trajectory: {often}; tangents would cost {ratio:.1f} × as much")
 

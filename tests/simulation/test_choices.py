@@ -27,8 +27,9 @@ def turns(sources: int, steps: int, each: int) -> Bools:
     [
         (24, 8, 1000, "trajectory"),  # all are active after three steps
         (2000, 8, 1000, "tangent"),  # at most 160 of 2,000 are active
-        (300, 8, 1000, "trajectory"),  # about half are active: replicas cost less
-        (300, 8, 10, "tangent"),  # but have to be fetched from where they are parked
+        (900, 8, 1000, "trajectory"),  # tangents would cost less than half of replicas, and fidelity
+        (900, 8, 10, "tangent"),  # but replicas would have to be fetched from where they are parked
+        (300, 8, 10, "trajectory"),  # about half are active
     ],
 )
 def test_auto_takes_what_costs_less(sources: int, each: int, memory: int, method: str) -> None:
