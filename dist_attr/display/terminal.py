@@ -51,6 +51,28 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
         yield report
 
 
+@contextmanager
+def steps_progress(doing: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with ETA on standard error; yields what to call with what is done, how much of it and of how much."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+    )
+    with bar:
+        task = bar.add_task(doing, total=None)
+
+        def report(what: str, done: int, of: int) -> None:
+            if bar.tasks[0].description != what:
+                bar.reset(task, description=what, total=of)
+            bar.update(task, completed=done)
+
+        yield report
+
+
 def simulation_line(report: SimulationReport) -> str:
     """What a simulation takes, in words."""
     source, memory, parked = map(size_in_words, (report.source_bytes, report.memory_bytes, report.parked_bytes))
