@@ -96,9 +96,10 @@ def show_answer(answer: AttributionResponse, request: AttributionRequest, consol
     console = console or Console()
     for query, result in zip(request.queries, answer.results, strict=True):
         console.print(Text.assemble((query.prompt, "dim"), (query.completion, "bold")))
+        basis = "" if answer.rank is None else f", {answer.rank} directions of its basis (± standard error)"
         console.print(
             f"log p(completion | prompt) = {result.logprob:.2f} nats · {answer.readout} readout of a "
-            f"{answer.store.method} store\n[dim]score in nats per unit source weight: "
+            f"{answer.store.method} store{basis}\n[dim]score in nats per unit source weight: "
             "[green]positive made it likelier[/], [red]negative less likely[/]; fidelity on this model not measured[/]"
         )
         largest = max((abs(v) for source in result.sources for v in source.token_scores or ()), default=1.0) or 1.0
@@ -107,8 +108,12 @@ def show_answer(answer: AttributionResponse, request: AttributionRequest, consol
         for source in result.sources:
             colour = "green" if source.score > 0 else "red"
             heat = heat_map(result.tokens, source.token_scores or (), largest)
-            table.add_row(Text(source.source), f"[{colour}]{source.score:+.3f}[/]", heat)
+            table.add_row(Text(source.source), f"[{colour}]{source.score:+.3f}[/]" + _error(source.error), heat)
         console.print(table)
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f" [dim]± {error:.3f}[/]"
 
 
 def heat_map(tokens: Sequence[str], scores: Sequence[float], largest: float) -> Text:

@@ -86,8 +86,8 @@ class StoredBasis:
         self.manifest = manifest
         self._store, self._arrays = store, arrays
 
-    def rows(self, rank: int | None = None, progress: Callable[[], None] = lambda: None) -> BasisRows:
-        """The first directions, or all; `progress` is called after each.
+    def rows(self, rank: int | None = None) -> BasisRows:
+        """The first directions, or all.
 
         Raises:
             StoreError: there are fewer, one is damaged, or memory cannot hold them.
@@ -103,27 +103,36 @@ class StoredBasis:
         directions: list[Encoded | None] = [None] * rank
         small = {name: np.empty((rank, sources), np.float32) for name in SMALL}
 
-        def fetch(_: int, row: int) -> None:
-            what = f"the basis of {self._store.url} is damaged, direction {row}"
-            with clear_damage(f"{what} cannot be read"), clear_errors(self._store.url):
-                scales = np.asarray(self._arrays[DIRECTION_SCALES][row]) if codec.levels else np.empty(0, np.float32)
-                direction = Encoded(np.asarray(self._arrays[DIRECTIONS][row]), scales)
-                for name in SMALL:
-                    small[name][row] = self._arrays[name][row]
-            if _seal(direction, [small[name][row] for name in SMALL]) != self.manifest.rows[row]:
-                raise DamagedError(f"{what} does not have its checksum; calibrate again")
-            directions[row] = direction
-            progress()
+        def fill(_: int, row: int) -> None:
+            directions[row], own = self._row(row)
+            for name, values in zip(SMALL, own, strict=True):
+                small[name][row] = values
 
-        side_by_side(fetch, range(rank))
+        side_by_side(fill, range(rank))
         return BasisRows([row for row in directions if row is not None], *small.values())
+
+    def verify(self) -> None:
+        """Check every row, one after another. Raises DamagedError, or StoreError where the store is not reached."""
+        for row in range(self.manifest.rank):
+            self._row(row)
+
+    def _row(self, row: int) -> tuple[Encoded, list[Numbers]]:
+        what, codec = f"the basis of {self._store.url} is damaged, direction {row}", self._store.codec
+        with clear_damage(f"{what} cannot be read"), clear_errors(self._store.url):
+            scales = np.asarray(self._arrays[DIRECTION_SCALES][row]) if codec.levels else np.empty(0, np.float32)
+            direction = Encoded(np.asarray(self._arrays[DIRECTIONS][row]), scales)
+            small = [np.asarray(self._arrays[name][row]) for name in SMALL]
+        if _seal(direction, small) != self.manifest.rows[row]:
+            raise DamagedError(f"{what} does not have its checksum")
+        return direction, small
 
 
 def open_basis(store: InfluenceStore) -> StoredBasis | None:
     """The basis of a store; none if it has none, or its making was cut short.
 
     Raises:
-        StoreError: it is damaged, or belongs to another store.
+        DamagedError: it is not what was written, or belongs to another store.
+        StoreError: the store is not reached.
     """
     with clear_damage(f"the basis of {store.url} is damaged"), clear_errors(store.url):
         try:
@@ -138,7 +147,7 @@ def open_basis(store: InfluenceStore) -> StoredBasis | None:
             raise DamagedError(f"the basis of {store.url} is damaged: its manifest does not have its checksum")
         manifest = BasisManifest.model_validate(values)
         if manifest.sources_checksum != store.manifest.sources_checksum:
-            raise StoreError(f"the basis in {store.url} belongs to another store's tangents; calibrate this one")
+            raise DamagedError(f"the basis of {store.url} belongs to another store's tangents")
         sources, size = len(store.sources), store.manifest.space.size
         if manifest.rank > sources:
             raise ValueError(f"it has {manifest.rank} directions for {sources} sources")

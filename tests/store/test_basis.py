@@ -142,7 +142,7 @@ def test_rows_that_changed_places_are_found(tmp_path: Path) -> None:
     other.write_bytes(data)
     basis = open_basis(store)
     assert basis is not None
-    with pytest.raises(DamagedError, match="does not have its checksum; calibrate again"):
+    with pytest.raises(DamagedError, match="does not have its checksum"):
         basis.rows()
 
 
@@ -150,7 +150,7 @@ def test_the_basis_of_another_store_is_refused(tmp_path: Path) -> None:
     calibrated(f"{tmp_path}/a.zarr")
     other = open_store(make(f"{tmp_path}/b.zarr", "int8", names=("eel", "fox", "gnu", "hen")))
     shutil.copytree(tmp_path / "a.zarr" / "basis", tmp_path / "b.zarr" / "basis")
-    with pytest.raises(StoreError, match="belongs to another store's tangents; calibrate this one"):
+    with pytest.raises(StoreError, match="belongs to another store's tangents"):
         open_basis(other)
 
 
