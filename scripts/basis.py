@@ -86,6 +86,8 @@ def fidelity(bench: Bench) -> list[dict[str, Any]]:
     exact = read_out(retraining, retraining.start(), stored, False)["linear"]
     basis = ReadoutBasis.fit([torch.from_numpy(scores)[None] for scores in calibration], rank=exact.shape[1])
     directions = Stored(stored.parameters, in_int8((basis.mixing.float().numpy() @ stored.values).astype(np.float32)))
+    stored_calibration = torch.from_numpy(read_out(calibrating, retraining.start(), directions, False)["linear"])
+    basis = basis.as_stored([torch.from_numpy(s)[None] for s in calibration], [a[:, None] for a in stored_calibration])
     along = torch.from_numpy(read_out(retraining, retraining.start(), directions, False)["linear"])
     rows = []
     for rank in sorted({min(rank, basis.rank) for rank in RANKS}):

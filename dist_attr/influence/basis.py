@@ -10,7 +10,7 @@ it keeps.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,32 @@ class ReadoutBasis:
             left_of_tokens.append(_left_out(torch.cat(list(token_scores[judged::2])), others, rank))
         energy = min(1.0, float(kept[rank - 1]))
         return cls(directions[:rank], _root_mean_square(left), _root_mean_square(left_of_tokens), energy)
+
+    def as_stored(self, token_scores: Sequence[Tensor], along: Sequence[Tensor]) -> ReadoutBasis:
+        """The same basis, its residuals with what rounding adds when directions are stored.
+
+        Args:
+            token_scores: as they were given to `fit`.
+            along: of the same queries, the scores of their tokens along the directions as they are stored, (R, tokens).
+        """
+        stored = [of_query.double().T for of_query in along]
+        pairs = zip(stored, token_scores, strict=True)
+        moved = [found - of_query.double() @ self.mixing.T for found, of_query in pairs]
+        of_queries = self._moved(torch.stack([m.sum(0) for m in moved]), torch.stack([s.sum(0) for s in stored]))
+        of_tokens = self._moved(torch.cat(moved), torch.cat(stored))
+        return replace(
+            self,
+            residual=(self.residual.square() + of_queries).sqrt(),
+            token_residual=(self.token_residual.square() + of_tokens).sqrt(),
+        )
+
+    def _moved(self, moved: Tensor, along: Tensor) -> Tensor:
+        """Mean squares (R, S), relative to their length, of what moves scores if those along directions (N, R) move."""
+        kept, total, squares = along.square().cumsum(1).clamp_min(1e-60), moved.new_zeros(()), []
+        for number in range(self.rank):
+            total = total + torch.outer(moved[:, number], self.mixing[number])
+            squares.append((total.square() / kept[:, number : number + 1]).mean(0))
+        return torch.stack(squares)
 
     def of_sources(self, along: Tensor) -> Tensor:
         """Scores of all sources (S, ...) from those along the first directions (r, ...)."""

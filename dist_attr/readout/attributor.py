@@ -85,8 +85,8 @@ class Attributor:
             module = load_model(folder)
             self._tokenizer = load_tokenizer(folder, [])
         store.check_model(model_fingerprint(module), tokenizer_fingerprint(self._tokenizer))
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module.to(self._device).requires_grad_(False)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(self.device).requires_grad_(False)
         self._space = ParameterSpace(store.manifest.space.names, store.manifest.space.shapes)
         parameters = dict(module.named_parameters())
         if any(name not in parameters or parameters[name].shape != shape for name, shape in self._space.items()):
@@ -97,9 +97,9 @@ class Attributor:
         self.sources = [store.sources[row] for row in rows]
         self._basis: ReadoutBasis | None = None
         if rank is None:
-            self.rows = Rows.of(store, rows, self._device)
+            self.rows = Rows.of(store, rows, self.device)
         else:
-            self._basis, self.rows = basis_of(store, rows, rank, self._device)
+            self._basis, self.rows = basis_of(store, rows, rank, self.device)
         self._per_pass = sources_per_pass
         self._adapters = store.manifest.space.coverage <= ADAPTERS
 
@@ -121,15 +121,7 @@ class Attributor:
         if self._basis is not None and readout == "counterfactual":
             raise QueryError("a readout basis gives linear scores; ask for the counterfactual readout without a rank")
         encoded = [encode_query(query, self._tokenizer, self._context, i) for i, query in enumerate(queries)]
-        along: list[Tensor] = [torch.empty(0, 0)] * len(encoded)
-        logprobs: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(encoded)
-        for batch in _batches(encoded):
-            first = min(encoded[i].start for i in batch) - 1
-            result = self._read_out(_padded([encoded[i].tokens for i in batch]).to(self._device), first, readout)
-            for position, i in enumerate(batch):
-                scored = slice(encoded[i].start - 1 - first, len(encoded[i].tokens) - 1 - first)
-                along[i] = result.scores[:, position, scored].cpu()
-                logprobs[i] = result.logprobs[position, scored].cpu().numpy()
+        along, logprobs = self._along(encoded, self.rows, readout)
         tokens = [token_strings(self._tokenizer, query.completion) for query in encoded]
         basis, none = self._basis, np.empty((0, len(self.sources)), np.float32)
         token_scores = [(of_query if basis is None else basis.of_sources(of_query)).numpy() for of_query in along]
@@ -149,9 +141,28 @@ class Attributor:
             return False
         return True
 
-    def _read_out(self, tokens: Tensor, first: int, readout: ReadoutName) -> Scores:
+    def along(self, query: Query, rows: Rows) -> Tensor:
+        """Scores of a query's tokens along other directions than the store's, (directions, completion tokens)."""
+        return self._along([encode_query(query, self._tokenizer, self._context)], rows, "linear")[0][0]
+
+    def _along(
+        self, encoded: Sequence[EncodedQuery], rows: Rows, readout: ReadoutName
+    ) -> tuple[list[Tensor], list[NDArray[np.float32]]]:
+        """Scores (directions, completion tokens) of each query, and the log-probabilities of its tokens."""
+        along: list[Tensor] = [torch.empty(0, 0)] * len(encoded)
+        logprobs: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(encoded)
+        for batch in _batches(encoded):
+            first = min(encoded[i].start for i in batch) - 1
+            result = self._read_out(_padded([encoded[i].tokens for i in batch]).to(self.device), first, rows, readout)
+            for position, i in enumerate(batch):
+                scored = slice(encoded[i].start - 1 - first, len(encoded[i].tokens) - 1 - first)
+                along[i] = result.scores[:, position, scored].cpu()
+                logprobs[i] = result.logprobs[position, scored].cpu().numpy()
+        return along, logprobs
+
+    def _read_out(self, tokens: Tensor, first: int, rows: Rows, readout: ReadoutName) -> Scores:
         at = Sequences(causal_forward(self._module, first), self._space, self._theta, tokens, first)
-        parts = self.rows.parts(self._per_pass)
+        parts = rows.parts(self._per_pass)
         if readout == "counterfactual":
             return counterfactual_logprobs(at, parts, stacked=self._adapters)
         return (directional_logprobs if readout == "linear" else central_difference_logprobs)(at, parts)

@@ -11,6 +11,7 @@ from dist_attr.errors import QueryError
 from dist_attr.influence import ReadoutBasis
 from dist_attr.readout.attributor import Attributor
 from dist_attr.readout.query import Query
+from dist_attr.readout.rows import Rows
 from dist_attr.store import InfluenceStore, check_writable, write_basis
 
 FEWEST = 8  # queries: half of them have to judge the directions of the other half
@@ -58,22 +59,18 @@ def calibrate(
     for number, query in enumerate(queries, start=1):
         token_scores.append(torch.from_numpy(attributor.attribute([query]).token_scores[0]).T)
         progress("queries", number, len(queries))
-    basis, written = ReadoutBasis.fit(token_scores, rank=rank, energy=energy), 0
-
-    def wrote() -> None:
-        nonlocal written
-        written += 1
-        progress("directions", written, basis.rank)
-
+    basis = ReadoutBasis.fit(token_scores, rank=rank, energy=energy)
+    encoded = []
+    for direction in attributor.rows.combined(basis.mixing):
+        encoded.append(store.codec.encode(direction))
+        progress("directions", len(encoded), basis.rank)
+    stored, along = Rows(store.codec, encoded, attributor.rows.size, attributor.device), []
+    for query in queries:
+        along.append(attributor.along(query, stored))
+        progress("error of storing them", len(along), len(queries))
+    basis = basis.as_stored(token_scores, along)
     small = [values.float().numpy() for values in (basis.mixing, basis.residual, basis.token_residual)]
-    write_basis(
-        store,
-        attributor.rows.combined(basis.mixing),
-        (small[0], small[1], small[2]),
-        queries=len(queries),
-        energy=basis.energy,
-        progress=wrote,
-    )
+    write_basis(store, encoded, (small[0], small[1], small[2]), queries=len(queries), energy=basis.energy)
     return basis
 
 

@@ -11,7 +11,7 @@ Design decisions:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -158,7 +158,7 @@ def open_basis(store: InfluenceStore) -> StoredBasis | None:
 
 def write_basis(
     store: InfluenceStore,
-    directions: Iterable[Numbers],
+    directions: Sequence[Encoded],
     small: tuple[Numbers, Numbers, Numbers],
     *,
     queries: int,
@@ -169,7 +169,7 @@ def write_basis(
 
     Args:
         store: what it belongs to.
-        directions: R times (P,), taken one by one.
+        directions: R of them, encoded by the store's codec.
         small: mixing, residual and token residual, (R, S) each; see `BasisRows`.
         queries: how many it was calibrated on.
         energy: which share of the sum of squares of their scores it keeps.
@@ -185,13 +185,12 @@ def write_basis(
         zarr_store = store.place.zarr_store(read_only=False)
         arrays = create_basis(zarr_store, len(small[0]), len(store.sources), store.manifest.space.size, store.codec)
         for number, (direction, *own) in enumerate(zip(directions, *small, strict=True)):
-            encoded = store.codec.encode(direction)
-            arrays[DIRECTIONS][number] = encoded.values
+            arrays[DIRECTIONS][number] = direction.values
             if store.codec.levels:
-                arrays[DIRECTION_SCALES][number] = encoded.scales
+                arrays[DIRECTION_SCALES][number] = direction.scales
             for name, values in zip(SMALL, own, strict=True):
                 arrays[name][number] = values
-            seals.append(_seal(encoded, own))
+            seals.append(_seal(direction, own))
             progress()
         manifest = BasisManifest(
             sources_checksum=store.manifest.sources_checksum, queries=queries, energy=energy, rows=tuple(seals)

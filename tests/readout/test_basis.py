@@ -100,9 +100,12 @@ def test_without_a_rank_there_is_no_error(exact: da.Attribution) -> None:
 
 def test_of_int8_they_are_as_good_as_the_codec(tmp_path: Path) -> None:
     store = make_store(tmp_path, "int8")
-    calibrate(store, queries(20, seed=1), rank=SOURCES)
+    calibrate(store, queries(40, seed=1), rank=SOURCES)
     found, exact = da.Attributor(store, rank=SOURCES).attribute(NEW), da.Attributor(store).attribute(NEW)
     assert 0 < apart(found.scores, exact.scores) < 0.02
+    # The codec's error is the only one there is, and the bars know it.
+    assert found.errors is not None
+    assert 0.7 < np.sqrt(np.square((found.scores - exact.scores) / found.errors).mean()) < 1.4
 
 
 @pytest.mark.parametrize("rank", [4, 6, 8])
@@ -149,7 +152,7 @@ def test_energy_chooses_the_rank_and_a_new_basis_replaces_the_old(tmp_path: Path
     told: list[tuple[str, int, int]] = []
     first = calibrate(store, queries(20, seed=1), energy=0.5, progress=lambda *now: told.append(now))
     assert told[:2] == [("queries", 1, 20), ("queries", 2, 20)]
-    assert told[-1] == ("directions", first.rank, first.rank)
+    assert ("directions", first.rank, first.rank) in told and told[-1][1:] == (20, 20)
     second = calibrate(store, queries(20, seed=1), energy=0.95)
     assert first.rank < second.rank < SOURCES and first.energy < 0.95 <= second.energy
     basis = open_basis(store)

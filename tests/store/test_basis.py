@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from dist_attr.config import CodecName
 from dist_attr.errors import DamagedError, StoreError
 from dist_attr.store import (
+    Encoded,
     InfluenceStore,
     Place,
     check_writable,
@@ -26,10 +26,14 @@ from dist_attr.store import (
     write_basis,
 )
 from dist_attr.store.manifest import checksum_of
-from tests.store.test_transfer import CODECS, SIZE, make
+from tests.store.test_transfer import CODECS, SIZE, interrupt_after, make
 
 Numbers = NDArray[np.float32]
 S = 4
+
+
+def encoded(store: InfluenceStore, directions: Numbers) -> list[Encoded]:
+    return [store.codec.encode(direction) for direction in directions]
 
 
 def draws(rank: int, seed: int = 0) -> tuple[Numbers, tuple[Numbers, Numbers, Numbers]]:
@@ -43,7 +47,7 @@ def calibrated(url: str, rank: int = 3, codec: CodecName = "int8", seed: int = 0
     """A store with a basis of random directions."""
     store = open_store(make(url, codec))
     directions, small = draws(rank, seed)
-    write_basis(store, directions, small, queries=8, energy=0.9)
+    write_basis(store, encoded(store, directions), small, queries=8, energy=0.9)
     return store
 
 
@@ -90,7 +94,7 @@ def test_a_rank_it_does_not_have(rank: int, tmp_path: Path) -> None:
 def test_a_new_one_replaces_the_old(rank: int, tmp_path: Path) -> None:
     store = calibrated(f"{tmp_path}/a.zarr", codec="float32")
     directions, small = draws(rank, seed=1)
-    write_basis(store, directions, small, queries=9, energy=0.5)
+    write_basis(store, encoded(store, directions), small, queries=9, energy=0.5)
     assert np.array_equal(decoded(store), directions)
     basis = open_basis(store)
     assert basis is not None and basis.manifest.queries == 9
@@ -102,15 +106,11 @@ def test_one_that_is_half_written_is_none(before: bool, tmp_path: Path) -> None:
     store = calibrated(f"{tmp_path}/a.zarr") if before else open_store(make(f"{tmp_path}/a.zarr", "int8"))
     directions, small = draws(3, seed=1)
 
-    def interrupted() -> Iterator[Numbers]:
-        yield from directions[:2]
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        write_basis(store, interrupted(), small, queries=8, energy=0.9)
+        write_basis(store, encoded(store, directions), small, queries=8, energy=0.9, progress=interrupt_after(2))
     assert (tmp_path / "a.zarr" / "basis" / "directions" / "c" / "1").exists()
     assert open_basis(open_store(store.url)) is None and open_store(store.url).verify() == {}
-    write_basis(store, directions, small, queries=8, energy=0.9)
+    write_basis(store, encoded(store, directions), small, queries=8, energy=0.9)
     assert open_basis(store) is not None
 
 
