@@ -99,7 +99,7 @@ class Attributor:
         if rank is None:
             self.rows = Rows.of(store, rows, self.device)
         else:
-            self._basis, self.rows = basis_of(store, rows, rank, self.device)
+            self._basis, self.rows = _basis_of(store, rows, rank, self.device)
         self._per_pass = sources_per_pass
         self._adapters = store.manifest.space.coverage <= ADAPTERS
 
@@ -168,7 +168,7 @@ class Attributor:
         return (directional_logprobs if readout == "linear" else central_difference_logprobs)(at, parts)
 
 
-def basis_of(store: InfluenceStore, rows: Sequence[int], rank: int, device: torch.device) -> tuple[ReadoutBasis, Rows]:
+def _basis_of(store: InfluenceStore, rows: Sequence[int], rank: int, device: torch.device) -> tuple[ReadoutBasis, Rows]:
     """The first directions of a store's basis, and what of it belongs to some sources.
 
     Raises:

@@ -26,6 +26,8 @@ from dist_attr.store import (
     write_basis,
 )
 from dist_attr.store.manifest import checksum_of
+from tests.s3_server import S3Server
+from tests.store.test_s3 import finished
 from tests.store.test_transfer import CODECS, SIZE, interrupt_after, make
 
 Numbers = NDArray[np.float32]
@@ -76,6 +78,32 @@ def test_it_comes_back_as_the_stores_codec_has_it(place: str, codec: CodecName, 
     for found, values in zip((rows.mixing, rows.residual, rows.token_residual), small, strict=True):
         assert np.array_equal(found, values[:2])
     assert np.array_equal(again.tangents(), store.tangents()) and again.verify() == {}
+    check_writable(store)
+    assert decoded(store, 2).shape == (2, SIZE)
+
+
+def test_on_s3_it_is_written_replaced_found_damaged_and_removed(s3: S3Server, bucket: str) -> None:
+    finished(f"{bucket}/a.zarr", s3.options, np.ones((S, SIZE), np.float32), "int8")
+    store, files = open_store(f"{bucket}/a.zarr", options=s3.options), s3.files()
+    check_writable(store)
+    assert open_basis(store) is None and not files.exists(f"{bucket}/a.zarr/basis.part")
+    for rank in (4, 2):
+        directions, small = draws(rank, seed=rank)
+        write_basis(store, encoded(store, directions), small, queries=8, energy=0.9)
+        for found, row in zip(decoded(open_store(store.url, options=s3.options)), directions, strict=True):
+            assert (np.abs(found - row) <= store.codec.bound(row)).all()
+    assert len(files.find(f"{bucket}/a.zarr/basis/directions/c")) == 2
+    name = f"{bucket}/a.zarr/basis/residual/c/1/0"
+    data = bytearray(files.cat_file(name))
+    data[len(data) // 3] ^= 1
+    files.pipe_file(name, bytes(data))
+    basis = open_basis(store)
+    assert basis is not None
+    with pytest.raises(DamagedError, match="direction 1"):
+        basis.verify()
+    remove_store(store.place)
+    files.invalidate_cache()
+    assert files.find(bucket) == []
 
 
 def test_a_store_without_one_has_none(tmp_path: Path) -> None:
