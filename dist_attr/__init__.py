@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dist_attr.config import RunConfig
     from dist_attr.errors import DistAttrError
-    from dist_attr.readout import Attribution, Attributor, Query
+    from dist_attr.readout import Attribution, Attributor, Query, calibrate
     from dist_attr.simulation import simulate
     from dist_attr.store import InfluenceStore, open_store
 
@@ -22,6 +22,7 @@ __all__ = [
     "InfluenceStore",
     "Query",
     "RunConfig",
+    "calibrate",
     "open_store",
     "simulate",
 ]
@@ -33,6 +34,7 @@ _ROOMS = {
     "InfluenceStore": "store",
     "Query": "readout",
     "RunConfig": "config",
+    "calibrate": "readout",
     "open_store": "store",
     "simulate": "simulation",
 }

@@ -41,7 +41,7 @@ from dist_attr.store import (
     StoreWriter,
     open_store,
 )
-from dist_attr.store.layout import open_arrays
+from dist_attr.store.layout import create_arrays, open_arrays
 from tests.s3_server import S3Server
 
 DIGEST = "0" * 64
@@ -183,7 +183,9 @@ def read_through(store: InfluenceStore, files: FsspecStore) -> InfluenceStore:
     import zarr
 
     size, sources = store.manifest.space.size, store.manifest.sources
-    arrays = open_arrays(zarr.open_group(files, mode="r"), sources, size, store.codec, progress=False)
+    arrays = open_arrays(
+        zarr.open_group(files, mode="r"), lambda memory: create_arrays(memory, sources, size, store.codec)
+    )
     return InfluenceStore(store.place, store.manifest, store.records, arrays)
 
 

@@ -49,6 +49,8 @@ def copy(
         raise typer.BadParameter(f"--block-size belongs to int8 and int4; {encoding.codec} has no scales")
     if own.codec != "float32" and encoding != own:
         typer.echo(f"what {own.codec} lost does not come back in {encoding.codec}; errors add up", err=True)
+    if Place(f"{store.rstrip('/')}/basis").exists():
+        typer.echo(f"the readout basis is not copied; dist-attr calibrate {target} makes one", err=True)
     rows = len(set(source)) if source else len(opened.records)
     row_bytes = coded.bytes(opened.manifest.space.size)
     with interruptible(f"{target} is unfinished; the same command goes on"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from dist_attr.store import InfluenceStore
 
 
 def inspect(
@@ -20,7 +23,7 @@ def inspect(
     import json
 
     from dist_attr.display import bytes_in_each_codec, show_store
-    from dist_attr.store import Place, UnfinishedStore, store_at
+    from dist_attr.store import InfluenceStore, Place, UnfinishedStore, store_at
 
     found = store_at(Place(store))
     if as_json:
@@ -29,9 +32,22 @@ def inspect(
             "bytes": found.stored_bytes,
             "bytes_in_each_codec": bytes_in_each_codec(found),
             "missing": found.missing if isinstance(found, UnfinishedStore) else [],
+            "basis": _basis(found) if isinstance(found, InfluenceStore) else None,
             **found.manifest.model_dump(mode="json"),
             "sources": [record.model_dump(mode="json") for record in found.records],
         }
         typer.echo(json.dumps(facts, indent=2))
     else:
         show_store(found)
+
+
+def _basis(store: InfluenceStore) -> dict[str, Any] | None:
+    """A basis's manifest, or what is wrong with it."""
+    from dist_attr.errors import DamagedError
+    from dist_attr.store import open_basis
+
+    try:
+        basis = open_basis(store)
+    except DamagedError as error:
+        return {"damaged": str(error)}
+    return None if basis is None else {"rank": basis.manifest.rank, **basis.manifest.model_dump(mode="json")}

@@ -20,6 +20,10 @@ def query(
         Literal["linear", "central-difference", "counterfactual"],
         typer.Option(help="derivative by source weight (two ways), or what the answer would lose without the source"),
     ] = "linear",
+    rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="read out so many directions of the store's basis only", show_default="exact"),
+    ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="show so many sources only", show_default="all")] = None,
     endpoint: Annotated[
         str | None, typer.Option(help="ask a running service instead of reading a store", metavar="URL")
@@ -27,6 +31,8 @@ def query(
     as_json: Annotated[bool, typer.Option("--json", help="the answer as JSON, as the service gives it")] = False,
 ) -> None:
     """Score the sources of a store for one completion, token by token.
+
+    With --rank the scores are reckoned from a few directions and have standard errors; see dist-attr calibrate.
 
     Examples:
     [bold]dist-attr query runs/demo/influence.zarr --prompt "The state of" --completion " the Union"[/]
@@ -39,7 +45,7 @@ def query(
     from dist_attr.serving.schemas import AttributionRequest
 
     request = AttributionRequest(
-        queries=[Query(prompt=prompt, completion=completion)], readout=readout, top=top, tokens=True
+        queries=[Query(prompt=prompt, completion=completion)], readout=readout, rank=rank, top=top, tokens=True
     )
     answer = _ask(endpoint, request) if endpoint is not None else _read(str(store), request)
     if as_json:
@@ -54,7 +60,9 @@ def _read(store: str, request: AttributionRequest) -> AttributionResponse:
     from dist_attr.store import open_store
 
     opened = open_store(store)
-    return response(opened, [Attributor(opened).attribute(request.queries, request.readout)], request)
+    return response(
+        opened, [Attributor(opened, rank=request.rank).attribute(request.queries, request.readout)], request
+    )
 
 
 def _ask(endpoint: str, request: AttributionRequest) -> AttributionResponse:

@@ -14,6 +14,7 @@ Design decisions:
 
 from dist_attr.corpus.documents import Document, load_documents
 from dist_attr.corpus.packing import PackedCorpus, SourceSummary, corpus_fingerprint, pack
+from dist_attr.corpus.rows import read_rows
 from dist_attr.corpus.schedule import batch_schedule, share_of_batch
 from dist_attr.corpus.tokenizer import (
     Tokenizer,
@@ -36,6 +37,7 @@ __all__ = [
     "load_documents",
     "load_tokenizer",
     "pack",
+    "read_rows",
     "share_of_batch",
     "token_strings",
     "tokenizer_fingerprint",

@@ -4,7 +4,7 @@ from dist_attr.display.page import write_page
 from dist_attr.display.plan import show_plan
 from dist_attr.display.store import bytes_in_each_codec, rows_progress, show_store
 from dist_attr.display.tensorboard import tensorboard
-from dist_attr.display.terminal import heat_map, run_progress, show_answer
+from dist_attr.display.terminal import heat_map, run_progress, show_answer, steps_progress
 
 __all__ = [
     "bytes_in_each_codec",
@@ -14,6 +14,7 @@ __all__ = [
     "show_answer",
     "show_plan",
     "show_store",
+    "steps_progress",
     "tensorboard",
     "write_page",
 ]

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_attr.config import CodecName, StoreConfig
-from dist_attr.store import Codec, InfluenceStore, Manifest, UnfinishedStore
+from dist_attr.errors import DamagedError
+from dist_attr.store import Codec, InfluenceStore, Manifest, UnfinishedStore, open_basis, parts_of
 
 SHOWN = 10  # names in a line; the table below has all
 
@@ -67,6 +68,7 @@ def show_store(store: InfluenceStore | UnfinishedStore) -> None:
         "size": _size(store),
         "by codec": _by_codec(store),
         "failed": "; ".join(f"{record.name}: {record.failed}" for record in store.records if record.failed) or "none",
+        "basis": "none" if isinstance(store, UnfinishedStore) else _basis(store),
         "fidelity": "not measured on this model",
     }
     if isinstance(store, UnfinishedStore):
@@ -108,10 +110,24 @@ def _size(store: InfluenceStore | UnfinishedStore) -> str:
     if isinstance(store, UnfinishedStore):
         return f"{decimal(stored)} so far ({encoding.codec}{blocks})"
     sources, size = len(store.sources), store.manifest.space.size
+    basis = parts_of(store.place).get("basis", 0)
+    stored -= basis
     return (
         f"{decimal(stored)} for {sources} sources, {decimal(round(stored / sources))} each, "
         f"{8 * stored / sources / size:.2f} bits a parameter ({encoding.codec}{blocks})"
+        + (f"; and {decimal(basis)} of the basis" if basis else "")
     )
+
+
+def _basis(store: InfluenceStore) -> str:
+    try:
+        basis = open_basis(store)
+    except DamagedError as error:
+        return str(error)
+    if basis is None:
+        return "none, every source is read out"
+    found = basis.manifest
+    return f"{found.rank} directions, {found.energy:.2%} of the scores of {found.queries} calibration queries"
 
 
 def _by_codec(store: InfluenceStore | UnfinishedStore) -> str:

@@ -51,6 +51,28 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
         yield report
 
 
+@contextmanager
+def steps_progress(doing: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with ETA on standard error; yields what to call with what is done, how much of it and of how much."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+    )
+    with bar:
+        task = bar.add_task(doing, total=None)
+
+        def report(what: str, done: int, of: int) -> None:
+            if bar.tasks[0].description != what:
+                bar.reset(task, description=what, total=of)
+            bar.update(task, completed=done)
+
+        yield report
+
+
 def simulation_line(report: SimulationReport) -> str:
     """What a simulation takes, in words."""
     source, memory, parked = map(size_in_words, (report.source_bytes, report.memory_bytes, report.parked_bytes))
@@ -74,9 +96,10 @@ def show_answer(answer: AttributionResponse, request: AttributionRequest, consol
     console = console or Console()
     for query, result in zip(request.queries, answer.results, strict=True):
         console.print(Text.assemble((query.prompt, "dim"), (query.completion, "bold")))
+        basis = "" if answer.rank is None else f", {answer.rank} directions of its basis (± standard error)"
         console.print(
             f"log p(completion | prompt) = {result.logprob:.2f} nats · {answer.readout} readout of a "
-            f"{answer.store.method} store\n[dim]score in nats per unit source weight: "
+            f"{answer.store.method} store{basis}\n[dim]score in nats per unit source weight: "
             "[green]positive made it likelier[/], [red]negative less likely[/]; fidelity on this model not measured[/]"
         )
         largest = max((abs(v) for source in result.sources for v in source.token_scores or ()), default=1.0) or 1.0
@@ -85,8 +108,12 @@ def show_answer(answer: AttributionResponse, request: AttributionRequest, consol
         for source in result.sources:
             colour = "green" if source.score > 0 else "red"
             heat = heat_map(result.tokens, source.token_scores or (), largest)
-            table.add_row(Text(source.source), f"[{colour}]{source.score:+.3f}[/]", heat)
+            table.add_row(Text(source.source), f"[{colour}]{source.score:+.3f}[/]" + _error(source.error), heat)
         console.print(table)
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f" [dim]± {error:.3f}[/]"
 
 
 def heat_map(tokens: Sequence[str], scores: Sequence[float], largest: float) -> Text:

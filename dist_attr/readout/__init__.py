@@ -8,6 +8,7 @@ Design decisions:
 """
 
 from dist_attr.readout.attributor import Attribution, Attributor
+from dist_attr.readout.calibration import calibrate, sample_queries
 from dist_attr.readout.query import EncodedQuery, Query, encode_query
 
-__all__ = ["Attribution", "Attributor", "EncodedQuery", "Query", "encode_query"]
+__all__ = ["Attribution", "Attributor", "EncodedQuery", "Query", "calibrate", "encode_query", "sample_queries"]

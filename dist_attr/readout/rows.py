@@ -1,4 +1,4 @@
-"""The sources' tangents in memory, as they are stored."""
+"""Directions in memory, as they are stored."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dist_attr.store import Codec, Encoded, InfluenceStore
+
+AT_ONCE = 8  # combinations that are added up together
 
 
 class Rows:
@@ -38,3 +41,12 @@ class Rows:
             for row, out in zip(part, decoded, strict=False):
                 self._codec.decode(row, out)
             yield torch.from_numpy(decoded[: len(part)]).to(self._device)
+
+    def combined(self, mixing: Tensor) -> Iterator[NDArray[np.float32]]:
+        """Combinations (P,) of all S rows, one after another, by their rows of mixing (R, S). Few are in memory."""
+        for some in torch.split(mixing.to(self._device, torch.float32), AT_ONCE):
+            total, first = torch.zeros(len(some), self.size, device=self._device), 0
+            for part in self.parts(AT_ONCE):
+                total += some[:, first : first + len(part)] @ part
+                first += len(part)
+            yield from total.cpu().numpy()

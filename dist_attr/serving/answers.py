@@ -20,7 +20,7 @@ from dist_attr.store import InfluenceStore
 def response(store: InfluenceStore, parts: Sequence[Attribution], request: AttributionRequest) -> AttributionResponse:
     """The answer to a request, from attributions that together cover the sources of the store."""
     results = [attributed_query(parts, query, request) for query in range(len(request.queries))]
-    return AttributionResponse(store=store_identity(store), readout=request.readout, results=results)
+    return AttributionResponse(store=store_identity(store), readout=request.readout, rank=request.rank, results=results)
 
 
 def store_identity(store: InfluenceStore) -> StoreIdentity:
@@ -43,6 +43,7 @@ def attributed_query(parts: Sequence[Attribution], query: int, request: Attribut
     names = [name for part in parts for name in part.sources]
     scores = np.concatenate([part.scores[query] for part in parts])
     token_scores = np.concatenate([part.token_scores[query] for part in parts])
+    errors = [error for part in parts if part.errors is not None for error in part.errors[query].tolist()]
     kept = np.argsort(-np.abs(scores), kind="stable")[: request.top]
     ranked = kept[np.argsort(-scores[kept], kind="stable")]
     return AttributedQuery(
@@ -53,6 +54,7 @@ def attributed_query(parts: Sequence[Attribution], query: int, request: Attribut
             SourceScore(
                 source=names[i],
                 score=float(scores[i]),
+                error=errors[i] if errors else None,
                 token_scores=token_scores[i].tolist() if request.tokens else None,
             )
             for i in ranked

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from dist_attr.errors import DistAttrError
+from dist_attr.errors import DistAttrError, QueryError
 from dist_attr.readout import Attribution
 from dist_attr.serving.answers import response, store_identity
 from dist_attr.serving.schemas import (
@@ -66,6 +66,10 @@ class Ingress:
     @api.post("/v1/attributions", responses=PROBLEMS)
     async def attributions(self, request: AttributionRequest) -> AttributionResponse:
         """Which sources made these completions likelier, and which less likely."""
+        if request.rank is not None:
+            raise QueryError(
+                "the service reads out every source; leave out the rank, or ask with dist-attr query STORE"
+            )
         parts: list[Attribution] = await asyncio.gather(
             *(
                 shard.attribute.remote(self._identity.identity, request.queries, request.readout)

@@ -24,6 +24,11 @@ class AttributionRequest(Settings):
 
     queries: list[Query] = Field(min_length=1, max_length=256)
     readout: ReadoutName = "linear"
+    rank: int | None = Field(
+        None,
+        ge=1,
+        description="reckon the scores from so many directions of the store's readout basis; by default they are exact",
+    )
     top: int | None = Field(None, ge=1, description="the sources with the largest absolute scores only; all by default")
     tokens: bool = Field(False, description="also the score of every completion token")
 
@@ -53,6 +58,9 @@ class SourceScore(Settings):
 
     source: str
     score: float = Field(description="nats per unit source weight; positive: the source made the answer likelier")
+    error: float | None = Field(
+        None, description="standard error of a score reckoned from a basis; none if it is exact"
+    )
     token_scores: list[float] | None = Field(None, description="the same for each completion token")
 
 
@@ -70,6 +78,7 @@ class AttributionResponse(Settings):
 
     store: StoreIdentity
     readout: ReadoutName
+    rank: int | None = Field(None, description="directions of the basis that the scores are from; none if exact")
     results: list[AttributedQuery]
 
 

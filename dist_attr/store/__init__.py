@@ -10,6 +10,7 @@ Design decisions:
 - No URL is ever taken from a store.
 """
 
+from dist_attr.store.basis import BasisManifest, BasisRows, StoredBasis, check_writable, open_basis, write_basis
 from dist_attr.store.codecs import Codec, Encoded
 from dist_attr.store.manifest import FORMAT_VERSION, Descent, Manifest, ModelIdentity, Space
 from dist_attr.store.places import Place
@@ -22,6 +23,8 @@ from dist_attr.store.writer import StoreWriter, manifest_at
 
 __all__ = [
     "FORMAT_VERSION",
+    "BasisManifest",
+    "BasisRows",
     "Codec",
     "Descent",
     "Encoded",
@@ -32,13 +35,17 @@ __all__ = [
     "SourceRecord",
     "Space",
     "StoreWriter",
+    "StoredBasis",
     "UnfinishedStore",
+    "check_writable",
     "copy_model",
     "copy_store",
     "manifest_at",
     "merge_stores",
+    "open_basis",
     "open_store",
     "parts_of",
     "remove_store",
     "store_at",
+    "write_basis",
 ]

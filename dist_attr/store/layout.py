@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from dist_attr.store.codecs import Codec, Encoded
 
 TANGENTS, SCALES, STEPS, CHECKSUMS = "tangents", "scales", "progress/step", "progress/checksum"
 SOURCES = "sources.parquet"
+BASIS = "basis"  # a group of its own, with its own manifest in its attributes
+DIRECTIONS, DIRECTION_SCALES = f"{BASIS}/directions", f"{BASIS}/scales"
+MIXING, RESIDUAL, TOKEN_RESIDUAL = f"{BASIS}/mixing", f"{BASIS}/residual", f"{BASIS}/token_residual"
 CHUNK = 2**20  # bytes that are compressed together, and the least that is read
 SHARD = 16 * CHUNK  # bytes in one object, before compression
 
@@ -45,6 +49,20 @@ def create_arrays(store: Store, sources: int, size: int, codec: Codec) -> Arrays
     return arrays
 
 
+def create_basis(store: Store, rank: int, sources: int, size: int, codec: Codec) -> Arrays:
+    """The empty arrays of a readout basis of R directions for S sources and P parameters, by name.
+
+    A row of each belongs to one direction: the direction as tangents are stored, its row of the mixing, and what the
+    directions up to it leave out.
+    """
+    arrays = {DIRECTIONS: _create_rows(store, DIRECTIONS, rank, codec.length(size), codec.dtype)}
+    if codec.levels:
+        arrays[DIRECTION_SCALES] = _create_rows(store, DIRECTION_SCALES, rank, codec.blocks(size), np.dtype("<f4"))
+    for name in (MIXING, RESIDUAL, TOKEN_RESIDUAL):
+        arrays[name] = _create_rows(store, name, rank, sources, np.dtype("<f4"))
+    return arrays
+
+
 def _create_rows(store: Store, name: str, sources: int, length: int, dtype: np.dtype[np.generic]) -> zarr.Array[Any]:
     """An array whose shards each belong to one row."""
     chunk = min(length, CHUNK // dtype.itemsize)
@@ -58,15 +76,15 @@ def _create(store: Store, name: str, shape: tuple[int, ...], **settings: Any) ->
     return zarr.create_array(store, name=name, shape=shape, compressors=compressors, overwrite=True, **settings)
 
 
-def open_arrays(group: zarr.Group, sources: int, size: int, codec: Codec, *, progress: bool) -> Arrays:
-    """The arrays of a store, by name; with its progress only where that still counts.
+def open_arrays(group: zarr.Group, create: Callable[[Store], Arrays], *, but: Collection[str] = ()) -> Arrays:
+    """Arrays of a store, by name, as `create` makes them, but for some that no longer count.
 
-    What decodes them comes from here and not from the store. Raises ValueError when one is not as `create_arrays` makes
-    it. Nothing of them is read.
+    What decodes them comes from here and not from the store. Raises ValueError when one is not as `create` makes it.
+    Nothing of them is read.
     """
-    made = create_arrays(memory := MemoryStore(), sources, size, codec)
+    made = create(memory := MemoryStore())
     expected = zarr.open_group(memory, mode="r")
-    wanted = [name for name in made if progress or name not in (STEPS, CHECKSUMS)]
+    wanted = [name for name in made if name not in but]
     if wrong := [name for name in wanted if _form(group.get(name)) != _form(expected[name])]:
         raise ValueError(f"{', '.join(wrong)} missing or not as its manifest says")
     return {name: zarr.Array(zarr.AsyncArray(made[name].metadata, group.store_path / name)) for name in wanted}

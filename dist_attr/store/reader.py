@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dist_attr.errors import DamagedError, StoreError
 from dist_attr.store.codecs import Codec, Encoded
-from dist_attr.store.layout import SCALES, STEPS, TANGENTS, Arrays, checksum, open_arrays
+from dist_attr.store.layout import CHECKSUMS, SCALES, STEPS, TANGENTS, Arrays, checksum, create_arrays, open_arrays
 from dist_attr.store.manifest import ATTRIBUTE, CHECKSUM, FORMAT_VERSION, Manifest, checksum_of
 from dist_attr.store.places import Place, clear_damage, clear_errors
 from dist_attr.store.table import SourceRecord, read_table
@@ -62,7 +62,7 @@ class InfluenceStore:
         """
         rows = range(len(self._stored)) if rows is None else rows
         start, stop, _ = (span or slice(None)).indices(self.manifest.space.size)
-        self._check_memory(4 * len(rows) * (stop - start) + min(AT_ONCE, len(rows)) * self._read(stop - start))
+        self.check_memory(4 * len(rows) * (stop - start) + min(AT_ONCE, len(rows)) * self._read(stop - start))
         values = np.empty((len(rows), stop - start), np.float32)
 
         def fill(number: int, row: int) -> None:
@@ -71,7 +71,7 @@ class InfluenceStore:
             else:
                 values[number] = self._part(row, start, stop)
 
-        self._side_by_side(fill, rows)
+        side_by_side(fill, rows)
         return values
 
     def encoded(self, row: int) -> Encoded:
@@ -81,7 +81,7 @@ class InfluenceStore:
             StoreError: it does not have its checksum, or memory cannot hold it.
         """
         size = self.manifest.space.size
-        self._check_memory(self._read(size))
+        self.check_memory(self._read(size))
         found = self._fetch(row, slice(0, self.codec.length(size)), slice(0, self.codec.blocks(size)))
         if checksum(found).tobytes().hex() != self.records[self._stored[row]].checksum:
             raise DamagedError(f"{self._damaged(row)}, it does not have its checksum")
@@ -94,7 +94,7 @@ class InfluenceStore:
         def fill(number: int, row: int) -> None:
             found[number] = self.encoded(row)
 
-        self._side_by_side(fill, rows)
+        side_by_side(fill, rows)
         return [row for row in found if row is not None]
 
     def _part(self, row: int, start: int, stop: int) -> NDArray[np.float32]:
@@ -127,7 +127,7 @@ class InfluenceStore:
         """
         found: dict[str, str] = {}
 
-        self._check_memory(min(AT_ONCE, len(self._stored)) * self._read(self.manifest.space.size))
+        self.check_memory(min(AT_ONCE, len(self._stored)) * self._read(self.manifest.space.size))
 
         def check(_: int, row: int) -> None:
             try:
@@ -136,23 +136,15 @@ class InfluenceStore:
                 found[self.sources[row]] = str(error)
             progress()
 
-        self._side_by_side(check, range(len(self._stored)))
+        side_by_side(check, range(len(self._stored)))
         return {name: found[name] for name in self.sources if name in found}
-
-    def _side_by_side(self, work: Callable[[int, int], None], rows: Sequence[int]) -> None:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            calls = [pool.submit(work, number, row) for number, row in enumerate(rows)]
-            try:
-                for call in calls:
-                    call.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
 
     def _read(self, size: int) -> int:
         """Bytes of so many numbers of a row as they are stored."""
         return self.codec.length(size) * self.codec.dtype.itemsize + 4 * self.codec.blocks(size)
 
-    def _check_memory(self, needed: int) -> None:
+    def check_memory(self, needed: int) -> None:
+        """Raises StoreError unless so many bytes are free."""
         free = psutil.virtual_memory().available
         if needed > free:
             raise StoreError(
@@ -180,6 +172,17 @@ class InfluenceStore:
 
     def _damaged(self, row: int) -> str:
         return f"{self.url}: the tangent of source {self.sources[row]!r} is damaged"
+
+
+def side_by_side(work: Callable[[int, int], None], rows: Sequence[int]) -> None:
+    """Call `work(number, row)` for each row, a few at a time; the first error stops the rest."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        calls = [pool.submit(work, number, row) for number, row in enumerate(rows)]
+        try:
+            for call in calls:
+                call.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def open_store(url: str, *, options: Mapping[str, Any] | None = None, cache: str | None = None) -> InfluenceStore:
@@ -229,7 +232,11 @@ def opened(place: Place, *, read_only: bool) -> tuple[zarr.Group, Manifest, Arra
         manifest = Manifest.model_validate(values)
         codec, size = Codec.of(manifest.encoding), manifest.space.size
     with clear_damage(f"{url} is damaged"), clear_errors(url):
-        arrays = open_arrays(group, manifest.sources, size, codec, progress=not manifest.complete)
+        arrays = open_arrays(
+            group,
+            lambda store: create_arrays(store, manifest.sources, size, codec),
+            but=(STEPS, CHECKSUMS) if manifest.complete else (),
+        )
     return group, manifest, arrays
 
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dist_attr.errors import StoreError
-from dist_attr.store.layout import SCALES, SOURCES, TANGENTS
+from dist_attr.store.layout import BASIS, SCALES, SOURCES, TANGENTS
 from dist_attr.store.manifest import ATTRIBUTE
 from dist_attr.store.places import Place, clear_errors
 from dist_attr.store.table import COLUMNS
 
 # In the order in which they go: what tells a store from anything else goes last, so that an interrupted removal is
 # finished by another.
-PARTS = (TANGENTS, SCALES, "progress", f"{SOURCES}.part", SOURCES, "zarr.json")
+PARTS = (f"{BASIS}.part", BASIS, TANGENTS, SCALES, "progress", f"{SOURCES}.part", SOURCES, "zarr.json")
 
 
 def parts_of(place: Place) -> dict[str, int]:

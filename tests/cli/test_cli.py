@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "plan", "simulate", "inspect", "query", "serve", "verify", "copy", "merge", "rm"]
+    "command", ["demo", "plan", "simulate", "inspect", "query", "calibrate", "serve", "verify", "copy", "merge", "rm"]
 )
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])

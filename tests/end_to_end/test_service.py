@@ -91,6 +91,11 @@ def test_sources_are_ranked_and_cut(endpoint: str) -> None:
     assert {s.source for s in top} == {s.source for s in strongest}
 
 
+def test_a_rank_is_refused(endpoint: str) -> None:
+    with pytest.raises(QueryError, match="the service reads out every source; leave out the rank"):
+        ask(endpoint, AttributionRequest(queries=QUERIES[:1], rank=2))
+
+
 def test_a_single_query_stands_by_itself(endpoint: str) -> None:
     answer = httpx.post(f"{endpoint}/v1/attributions", json={"prompt": "the cat", "completion": " ran"}, timeout=60)
     assert answer.status_code == 200

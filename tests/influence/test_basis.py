@@ -28,7 +28,8 @@ def test_scores_in_the_span_are_exact() -> None:
     assert basis.rank == 6
     new = scores(1, rank=6, noise=0.0, seed=2)[0].sum(0)
     torch.testing.assert_close(basis.of_sources(basis.mixing @ new), new)
-    assert basis.residual.max() < 1e-10 and basis.token_residual.max() < 1e-10
+    assert basis.residual[-1].max() < 1e-10 and basis.token_residual[-1].max() < 1e-10
+    assert basis.energy > 0.999999
 
 
 def test_its_rows_are_orthonormal() -> None:
@@ -38,14 +39,18 @@ def test_its_rows_are_orthonormal() -> None:
 
 def test_the_error_bar_is_what_new_queries_miss() -> None:
     basis = ReadoutBasis.fit(scores(400, 6, 0.3, seed=1), rank=6)
-    ratios = []
-    for query in scores(400, 6, 0.3, seed=2):
-        new = query.sum(0)
-        along = basis.mixing @ new
-        ratios.append((basis.of_sources(along) - new) / basis.error(along))
-    # Like draws from the standard normal distribution, for every source.
-    spread = torch.stack(ratios).std(dim=0)
-    assert ((spread > 0.8) & (spread < 1.25)).all()
+    for rank in (5, 6):  # the first directions are a basis too
+        ratios, of_tokens = [], []
+        for query in scores(400, 6, 0.3, seed=2):
+            along = basis.mixing[:rank] @ query.T
+            of_tokens.append((basis.of_sources(along) - query.T) / basis.token_error(along))
+            along = along.sum(1)
+            ratios.append((basis.of_sources(along) - query.sum(0)) / basis.error(along))
+        # Their square is 1 in the mean: over all sources, and of each where both halves find the same directions.
+        for found in (torch.stack(ratios), torch.cat(of_tokens, dim=1).T):
+            spread = found.square().mean(0)
+            assert 0.7 < spread.mean() < 1.4
+            assert rank < 6 or ((spread > 0.64) & (spread < 1.6)).all()
 
 
 @pytest.mark.parametrize(("energy", "least", "most"), [(0.5, 1, 4), (0.9, 4, 6), (0.9999, 30, 40)])

@@ -83,7 +83,7 @@ def test_every_command_of_the_guide_is_one() -> None:
     from dist_attr.cli import app
 
     lines = re.findall(r"^    dist-attr (\w+) ([^#\n]*)", SECTION, re.MULTILINE)
-    assert {name for name, _ in lines} == {"inspect", "verify", "copy", "merge", "rm"}
+    assert {name for name, _ in lines} == {"inspect", "verify", "calibrate", "copy", "merge", "rm"}
     for name, arguments in lines:
         shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
         for option in re.findall(r"--[a-z-]+", arguments):

@@ -1,0 +1,184 @@
+"""What a readout basis keeps of fidelity, and what it saves of a query's time.
+
+Fidelity: the small GPT of scripts/dial.py and its first truth, this run; retrained models that `--work` holds already
+are not trained again. One exact trajectory simulation, read out linearly. The basis is calibrated on 64 pieces of the
+training sequences, which are no part of the queries, and its directions are stored in int8. For each rank R: LDS,
+median over sources and queries of abs(error) / abs(exact score), and the root mean square of error / error bar, which
+is 1 where the bars are honest.
+
+Time: one query of the same model, as many directions as sources without a basis, and `--rank` of them and the product
+with the mixing with one. Directions are random, which changes no time. Seconds are the processor's, in one thread, the
+best of the rounds; printed in forward passes of the same query, timed in turns.
+
+Example: python -m scripts.basis --work runs/dial --json basis.json
+         python -m scripts.basis --work runs/try --quick
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from dist_attr.cluster import ENVIRONMENT
+from dist_attr.config import StoreConfig
+from dist_attr.evaluation import lds, predicted_change
+from dist_attr.store import Codec
+from scripts.codec_fidelity import Stored, simulated, true_changes
+from scripts.dial import small_gpt
+from scripts.dial_tasks import Bench, read_out
+
+RANKS = (1, 2, 4, 8, 12, 16, 24)
+SOURCES = (16, 64, 256, 1024, 4096)
+CALIBRATION = 64
+PER_PASS = 8
+
+
+def calibration_queries(bench: Bench) -> list[Any]:
+    """Pieces of the training sequences, as long as the first query and cut where it is."""
+    from dist_attr.readout import EncodedQuery
+
+    corpus, like = bench.at(0).corpus, bench.retraining.queries[0]
+    rows = np.random.default_rng(0).choice(len(corpus.tokens), CALIBRATION, replace=len(corpus.tokens) < CALIBRATION)
+    return [EncodedQuery(tuple(corpus.tokens[row, : len(like.tokens)].tolist()), like.start) for row in rows]
+
+
+def in_int8(directions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a store gives back."""
+    codec, out = Codec.of(StoreConfig(codec="int8")), np.empty_like(directions)
+    for direction, decoded in zip(directions, out, strict=True):
+        codec.decode(codec.encode(direction), decoded)
+    return out
+
+
+def fidelity(bench: Bench) -> list[dict[str, Any]]:
+    """A row for each rank, and for the exact readout."""
+    import torch
+
+    from dist_attr.influence import ReadoutBasis
+
+    retraining, stored = bench.at(0), simulated(bench, "trajectory")
+    dropped, outputs = true_changes(bench)
+    counts = dropped.sum(axis=1)
+
+    def fidelity_of(scores: NDArray[np.float64]) -> dict[str, float]:
+        return {
+            f"LDS, {n} dropped": lds(
+                predicted_change(scores, dropped[counts == n]), outputs[counts == n], resamples=10
+            ).value
+            for n in np.unique(counts).tolist()
+        }
+
+    calibrating = replace(retraining, queries=calibration_queries(bench))
+    calibration = read_out(calibrating, retraining.start(), stored, False)["linear"]
+    exact = read_out(retraining, retraining.start(), stored, False)["linear"]
+    basis = ReadoutBasis.fit([torch.from_numpy(scores)[None] for scores in calibration], rank=exact.shape[1])
+    directions = Stored(stored.parameters, in_int8((basis.mixing.float().numpy() @ stored.values).astype(np.float32)))
+    stored_calibration = torch.from_numpy(read_out(calibrating, retraining.start(), directions, False)["linear"])
+    basis = basis.as_stored([torch.from_numpy(s)[None] for s in calibration], [a[:, None] for a in stored_calibration])
+    along = torch.from_numpy(read_out(retraining, retraining.start(), directions, False)["linear"])
+    rows = []
+    for rank in sorted({min(rank, basis.rank) for rank in RANKS}):
+        scores = basis.of_sources(along[:, :rank].T).T.numpy()
+        errors = np.stack([basis.error(of_query[:rank]).numpy() for of_query in along])
+        left = scores - exact
+        rows.append(
+            {
+                "rank": str(rank),
+                **fidelity_of(scores),
+                "median relative error": float(np.median(np.abs(left) / np.abs(exact))),
+                "error / bar": float(np.sqrt(np.mean(np.square(left / np.maximum(errors, 1e-30))))),
+            }
+        )
+    return [*rows, {"rank": "exact", **fidelity_of(exact), "median relative error": 0.0, "error / bar": float("nan")}]
+
+
+def times(bench: Bench, sources: tuple[int, ...], rank: int, rounds: int) -> list[dict[str, Any]]:
+    """A row for each number of sources: seconds of a query without and with a basis, in forward passes."""
+    import torch
+
+    from dist_attr.influence import ParameterSpace, Sequences, directional_logprobs
+    from dist_attr.models import causal_forward
+
+    retraining = bench.at(0)
+    model, query = retraining.start(), retraining.queries[0]
+    space, first = ParameterSpace.of(model), query.start - 1
+    theta = space.read(model)
+    model.requires_grad_(False)
+    at = Sequences(causal_forward(model, first), space, theta, torch.tensor([query.tokens]), first)
+    draw = torch.Generator().manual_seed(0)
+    directions = 0.01 * torch.randn(PER_PASS, space.size, generator=draw)
+
+    def read(number: int) -> Any:
+        whole, rest = divmod(number, PER_PASS)
+        return directional_logprobs(at, [*repeat(directions, whole), *([directions[:rest]] if rest else [])]).scores
+
+    rows = []
+    for number in sources:
+        used = min(rank, number)
+        mixing = torch.randn(used, number, generator=draw)
+        works: dict[str, Callable[[], Any]] = {
+            "forward": torch.no_grad()(lambda: at.logprobs(theta)),
+            "every source": lambda number=number: read(number),  # type: ignore[misc]
+            f"basis of {rank}": lambda used=used, mixing=mixing: torch.tensordot(mixing, read(used), ([0], [0])),  # type: ignore[misc]
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for turn in range(rounds + 1):
+            for name, do in works.items():
+                started = time.process_time()
+                do()
+                if turn:
+                    seconds[name].append(time.process_time() - started)
+        best = {name: min(values) for name, values in seconds.items()}
+        forward = best.pop("forward")
+        each = {name: value / forward for name, value in best.items()}
+        rows.append({"sources": str(number), "forward_seconds": forward, **each})
+    return rows
+
+
+def show(rows: list[dict[str, Any]], title: str) -> None:
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:.4g}" for value in row.values()))
+    Console(width=120).print(table)
+
+
+def main(
+    work_folder: Annotated[Path, typer.Option("--work", help="folder of scripts/dial.py")],
+    rank: Annotated[int, typer.Option(min=1, help="of the basis that is timed")] = 16,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="a try; measures nothing")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+) -> None:
+    """Measure and print. Example: python -m scripts.basis --work runs/dial"""
+    import torch
+
+    torch.set_num_threads(1)
+    work_folder.mkdir(parents=True, exist_ok=True)
+    bench = small_gpt(work_folder, quick)
+    kept = fidelity(bench)
+    show(kept, "what a basis keeps")
+    took = times(bench, SOURCES[:2] if quick else SOURCES, rank, 1 if quick else rounds)
+    show(took, "time of a query, in forward passes")
+    if out is not None:
+        out.write_text(json.dumps({"fidelity": kept, "times": took}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        # glibc and OpenMP read their settings when a process starts.
+        os.execve(sys.executable, [sys.executable, "-m", "scripts.basis", *sys.argv[1:]], os.environ | wanted)
+    typer.run(main)
