@@ -37,7 +37,7 @@ from dist_attr.config import StoreConfig
 from dist_attr.evaluation import lds, predicted_change
 from dist_attr.store import Codec
 from scripts.codec_fidelity import Stored, simulated, true_changes
-from scripts.dial import small_gpt
+from scripts.dial_benches import small_gpt
 from scripts.dial_tasks import Bench, read_out
 
 RANKS = (1, 2, 4, 8, 12, 16, 24)

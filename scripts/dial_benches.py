@@ -64,7 +64,12 @@ def passages(folder: Path, quick: bool) -> Bench:
     training = config.training.model_copy(update={"batch_size": 6})
     subsets = [drop_subsets(number, 4 if quick else 20, dropped, 0) for dropped in (number // 10, number // 2)]
     retraining = fidelity.retraining_of(config.model_copy(update={"training": training}), queries)
-    return Bench(retraining, np.concatenate(subsets), folder, levers=("tangent, horizon", "trajectory"))
+    return Bench(
+        retraining,
+        np.concatenate(subsets),
+        folder,
+        levers=("tangent, horizon", "trajectory", "trajectory, share 0.25, weight 0.4"),
+    )
 
 
 BENCHES = {"small-gpt": small_gpt, "smollm2": fine_tune, "passages": passages}

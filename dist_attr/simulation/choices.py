@@ -12,8 +12,8 @@ HORIZON = 20
 SHARE, WEIGHT = 0.25, 0.4  # see the dial in docs/results.md
 OF_ONE_METHOD = {"method", "epsilon", "central", "horizon", "stride"}
 TANGENT_COST = 2.3  # gradients for each active source and step, where a replica costs one
-# A horizon costs much fidelity (the dial of many small sources in docs/results.md), so it has to save much: tangents are
-# chosen where they cost less than these shares of what replicas cost, which have to be fetched if they are parked.
+# A horizon costs much fidelity (the dial of many small sources in docs/results.md), so it has to save much: tangents
+# are chosen where they cost less than these shares of what replicas cost, which have to be fetched if they are parked.
 MUCH_LESS, LESS_THAN_PARKED = 0.25, 0.5
 
 
@@ -49,8 +49,8 @@ def choose(settings: SimulationConfig, present: Bools, source_bytes: int, memory
         room = "" if fits else ", and the states of all do not fit in memory"
         return Chosen(
             tangent,
-            f"tangent, horizon {HORIZON}: {often}{room}; replicas (method: trajectory) would be nearer to retraining and "
-            f"cost {1 / ratio:.1f} × as much",
+            f"tangent, horizon {HORIZON}: {often}{room}; replicas (method: trajectory) would be nearer to retraining "
+            f"and cost {1 / ratio:.1f} × as much",
         )
     return Chosen(trajectory, f"trajectory: {often}; tangents would cost {ratio:.1f} × as much")
 
