@@ -208,6 +208,7 @@ def test_law_5_a_killed_worker_is_replaced_bit_for_bit(finished: Path, descendin
     assert descent_of(tmp_path) == descent_of(finished)
 
 
+@pytest.mark.slow
 def test_laws_3_and_5_with_another_number_of_workers(finished: Path, descending: Settings, tmp_path: Path) -> None:
     step = interrupted(descending(tmp_path))
     agreed = json.loads((tmp_path / "checkpoint" / "latest.json").read_text("utf-8"))["descent"]

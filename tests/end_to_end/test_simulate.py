@@ -47,7 +47,11 @@ def assert_nothing_looks_finished(output: Path) -> None:
 
 @pytest.mark.parametrize(
     ("workers", "method", "zero_stage", "per_pass"),
-    [(1, "trajectory", 0, 64), (4, "trajectory", 0, 1), (2, "trajectory", 1, 2)],
+    [
+        (1, "trajectory", 0, 64),
+        pytest.param(4, "trajectory", 0, 1, marks=pytest.mark.slow),
+        (2, "trajectory", 1, 2),
+    ],
 )
 def test_laws_3_and_4_actors_and_zero_stage_change_nothing(
     workers: int,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 def test_nothing_outside_the_store_is_opened_and_nothing_unpickled(tmp_path: Path) -> None:
     """Every place of the manifest and of the arrays' metadata, with URLs, paths and what else there is."""
-    file = Path(__file__).parent / "watched.py"
-    done = subprocess.run([sys.executable, file, tmp_path / "a.zarr"], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "tests.store.watched", str(tmp_path / "a.zarr")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert int(done.stdout.split()[0]) >= 500
 
