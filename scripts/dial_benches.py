@@ -68,7 +68,7 @@ def passages(folder: Path, quick: bool) -> Bench:
         retraining,
         np.concatenate(subsets),
         folder,
-        levers=("tangent, horizon", "trajectory", "trajectory, share 0.25, weight 0.4"),
+        levers=("tangent, horizon", "trajectory", "trajectory, share 0.25, weight 0.4", "gradient dot product"),
     )
 
 

@@ -16,6 +16,7 @@ from dist_attr.store import InfluenceStore, check_writable, write_basis
 
 FEWEST = 8  # queries: half of them have to judge the directions of the other half
 LONGEST = 512  # characters of a sampled query
+DRAWS = 20  # of a text for each query that is wanted, before giving up
 
 
 def calibrate(
@@ -82,9 +83,14 @@ def sample_queries(texts: Sequence[str], count: int, fits: Callable[[Query], boo
         count: how many queries.
         fits: whether a query fits the model's context; a piece that does not is halved.
         seed: of the draw.
+
+    Raises:
+        QueryError: hardly any piece fits.
     """
     draw, queries = random.Random(seed), list[Query]()
-    while len(queries) < count:
+    for _ in range(DRAWS * count):
+        if len(queries) == count:
+            break
         text = draw.choice(texts).strip()
         start, length = draw.randrange(max(1, len(text) - LONGEST)), LONGEST
         while length > 1:
@@ -96,4 +102,6 @@ def sample_queries(texts: Sequence[str], count: int, fits: Callable[[Query], boo
                 queries.append(query)
                 break
             length //= 2
+    if len(queries) < count:
+        raise QueryError(f"of {DRAWS * count} pieces of the documents only {len(queries)} fit the model's context")
     return queries

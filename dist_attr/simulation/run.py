@@ -65,7 +65,7 @@ def simulate(config: RunConfig, *, overwrite: bool = False, progress: Progress |
 
     for failures in count():
         try:
-            _attempt(run, gpus, output, checkpoints, report, overwrite and not failures)
+            _attempt(run, gpus, output, checkpoints, report, overwrite)
             break
         except WorkerLostError as error:
             metrics.worker_lost()

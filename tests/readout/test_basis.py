@@ -179,6 +179,8 @@ def test_sampled_queries_are_pieces_of_the_texts(store: da.InfluenceStore) -> No
     attributor = da.Attributor(store, rank=1)
     found = sample_queries(texts, 30, attributor.fits)
     assert len(found) == 30 and found == sample_queries(texts, 30, attributor.fits)
+    with pytest.raises(QueryError, match="of 40 pieces of the documents only 0 fit"):
+        sample_queries(["", " "], 2, attributor.fits)
     assert all(any(query.prompt + query.completion in text for text in texts) for query in found)
     assert len(attributor.attribute(found).tokens) == 30
     assert len({query.prompt for query in found}) > 5
