@@ -14,6 +14,7 @@ from dist_attr.config.base import Settings, absolute_url
 from dist_attr.config.corpus import CorpusConfig, ExampleName, TokenizerConfig, TrainTokenizer
 from dist_attr.config.model import LoraConfig, ModelConfig
 from dist_attr.config.run import RunConfig
+from dist_attr.config.service import Held, ServiceConfig
 from dist_attr.config.simulation import ClusterConfig, DescentConfig, MethodName, SimulationConfig
 from dist_attr.config.store import CodecName, StoreConfig
 from dist_attr.config.training import OptimizerName, PrecisionName, ScheduleName, TrainingConfig
@@ -26,6 +27,7 @@ __all__ = [
     "CorpusConfig",
     "DescentConfig",
     "ExampleName",
+    "Held",
     "LoraConfig",
     "MethodName",
     "ModelConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "ReadoutName",
     "RunConfig",
     "ScheduleName",
+    "ServiceConfig",
     "Settings",
     "SimulationConfig",
     "StoreConfig",

@@ -7,8 +7,31 @@ Design decisions:
 - Queries are padded on the right, which a causal model cannot see: batching changes no score.
 """
 
-from dist_attr.readout.attributor import Attribution, Attributor
+from dist_attr.readout.attribution import Along, Attribution
+from dist_attr.readout.attributor import Attributor, basis_of, ranked_basis
 from dist_attr.readout.calibration import calibrate, sample_queries
+from dist_attr.readout.checks import check_readout, compute_in
+from dist_attr.readout.engine import BATCH_TOKENS, ReadoutEngine
+from dist_attr.readout.generation import Sampling, generate
 from dist_attr.readout.query import EncodedQuery, Query, encode_query
+from dist_attr.readout.rows import Rows
 
-__all__ = ["Attribution", "Attributor", "EncodedQuery", "Query", "calibrate", "encode_query", "sample_queries"]
+__all__ = [
+    "BATCH_TOKENS",
+    "Along",
+    "Attribution",
+    "Attributor",
+    "EncodedQuery",
+    "Query",
+    "ReadoutEngine",
+    "Rows",
+    "Sampling",
+    "basis_of",
+    "calibrate",
+    "check_readout",
+    "compute_in",
+    "encode_query",
+    "generate",
+    "ranked_basis",
+    "sample_queries",
+]

@@ -65,7 +65,7 @@ def calibrate(
     for direction in attributor.rows.combined(basis.mixing):
         encoded.append(store.codec.encode(direction))
         progress("directions", len(encoded), basis.rank)
-    stored, along = Rows(store.codec, encoded, attributor.rows.size, attributor.device), []
+    stored, along = Rows(store.codec, encoded, attributor.rows.size, attributor.engine.device), []
     for query in queries:
         along.append(attributor.along(query, stored))
         progress("error of storing them", len(along), len(queries))

@@ -30,6 +30,10 @@ class Rows:
         """Some of the sources of a store. Raises StoreError when one is damaged."""
         return cls(store.codec, store.encoded_rows(rows), store.manifest.space.size, device)
 
+    def first(self, number: int) -> Rows:
+        """The first few of them."""
+        return Rows(self._codec, self._encoded[:number], self.size, self._device)
+
     def __len__(self) -> int:
         return len(self._encoded)
 

@@ -12,7 +12,8 @@ Design decisions:
 
 from dist_attr.store.basis import BasisManifest, BasisRows, StoredBasis, check_writable, open_basis, write_basis
 from dist_attr.store.codecs import Codec, Encoded
-from dist_attr.store.manifest import FORMAT_VERSION, Descent, Manifest, ModelIdentity, Space
+from dist_attr.store.fidelity import record_fidelity
+from dist_attr.store.manifest import FORMAT_VERSION, Descent, Manifest, MeasuredFidelity, ModelIdentity, Space
 from dist_attr.store.places import Place
 from dist_attr.store.reader import InfluenceStore, open_store, store_at
 from dist_attr.store.removal import parts_of, remove_store
@@ -30,6 +31,7 @@ __all__ = [
     "Encoded",
     "InfluenceStore",
     "Manifest",
+    "MeasuredFidelity",
     "ModelIdentity",
     "Place",
     "SourceRecord",
@@ -45,6 +47,7 @@ __all__ = [
     "open_basis",
     "open_store",
     "parts_of",
+    "record_fidelity",
     "remove_store",
     "store_at",
     "write_basis",

@@ -59,7 +59,7 @@ class BasisManifest(Settings):
 
 @dataclass(frozen=True, eq=False)
 class BasisRows:
-    """The first r directions of a basis for S sources.
+    """Some directions of a basis for S sources.
 
     Attributes:
         directions: encoded by the store's codec, r rows of P numbers.
@@ -86,29 +86,31 @@ class StoredBasis:
         self.manifest = manifest
         self._store, self._arrays = store, arrays
 
-    def rows(self, rank: int | None = None) -> BasisRows:
-        """The first directions, or all.
-
-        Raises:
-            StoreError: there are fewer, one is damaged, or memory cannot hold them.
-        """
-        rank = self.manifest.rank if rank is None else rank
+    def check_rank(self, rank: int) -> None:
+        """Raises StoreError where there are not so many directions."""
         if not 1 <= rank <= self.manifest.rank:
             raise StoreError(
                 f"the basis of {self._store.url} has {self.manifest.rank} directions, the rank asked for is {rank}; "
                 f"choose one between 1 and {self.manifest.rank}, or calibrate again with a larger one"
             )
+
+    def rows(self, rows: Sequence[int]) -> BasisRows:
+        """Some directions, and what belongs to them.
+
+        Raises:
+            StoreError: one is damaged, or memory cannot hold them.
+        """
         codec, size, sources = self._store.codec, self._store.manifest.space.size, len(self._store.sources)
-        self._store.check_memory(rank * (codec.bytes(size) + 4 * len(SMALL) * sources))
-        directions: list[Encoded | None] = [None] * rank
-        small = {name: np.empty((rank, sources), np.float32) for name in SMALL}
+        self._store.check_memory(len(rows) * (codec.bytes(size) + 4 * len(SMALL) * sources))
+        directions: list[Encoded | None] = [None] * len(rows)
+        small = {name: np.empty((len(rows), sources), np.float32) for name in SMALL}
 
-        def fill(_: int, row: int) -> None:
-            directions[row], own = self._row(row)
+        def fill(number: int, row: int) -> None:
+            directions[number], own = self._row(row)
             for name, values in zip(SMALL, own, strict=True):
-                small[name][row] = values
+                small[name][number] = values
 
-        side_by_side(fill, range(rank))
+        side_by_side(fill, rows)
         return BasisRows([row for row in directions if row is not None], *small.values())
 
     def verify(self) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dist_attr.config import RunConfig, Settings, StoreConfig
+from dist_attr.config import ReadoutName, RunConfig, Settings, StoreConfig
 
 FORMAT_VERSION: Literal[2] = 2
 ATTRIBUTE = "dist_attr"
@@ -62,6 +62,25 @@ class Descent(Settings):
     smallest: float | None = Field(None, description="λmin, the smallest")
 
 
+class MeasuredFidelity(Settings):
+    """What retraining said of the scores of a store."""
+
+    truth: Literal["this run", "any such run"] = Field(description="same seed, or the mean over fresh seeds")
+    readout: ReadoutName
+    dropped: int = Field(ge=1, description="sources that each retrained model goes without")
+    retrained: int = Field(ge=1, description="models")
+    queries: int = Field(ge=1)
+    correlation: float = Field(
+        ge=-1,
+        le=1,
+        description="Spearman's, predicted against true outputs, mean of the queries: over subsets (LDS), or over "
+        "sources where one is dropped at a time",
+    )
+    interval: tuple[float, float] | None = Field(None, description="95 % of the correlation's bootstrap")
+    slope: float | None = Field(None, description="true changes per predicted one; 1 is right")
+    ceiling: float | None = Field(None, description="the correlation that the truth's own noise leaves to any method")
+
+
 class Manifest(Settings):
     """The attributes of the store's root group, under the key `dist_attr`; beside it lies its checksum."""
 
@@ -78,6 +97,7 @@ class Manifest(Settings):
     computes: Digest = Field(description="of the settings, corpus and tokenizer that decide what the tangents are")
     run: RunConfig
     descent: Descent | None = Field(None, description="none but for method: checkpoint")
+    fidelity: tuple[MeasuredFidelity, ...] = Field((), description="as far as it was measured")
     versions: dict[str, str] = Field(description="of the software the store was made with")
 
     @field_validator("run", mode="before")

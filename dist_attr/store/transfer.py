@@ -43,7 +43,14 @@ def copy_store(
     if unknown := [name for name in sources or () if name not in store.sources]:
         raise StoreError(f"{store.url} has no tangents of {', '.join(unknown)}")
     kept = [record for record in store.records if sources is None or record.name in sources]
-    manifest = store.manifest.model_copy(update={"encoding": encoding or store.manifest.encoding})
+    # What was measured is true of the same tangents only.
+    same = len(kept) == len(store.records) and encoding in (None, store.manifest.encoding)
+    manifest = store.manifest.model_copy(
+        update={
+            "encoding": encoding or store.manifest.encoding,
+            "fidelity": store.manifest.fidelity if same else (),
+        }
+    )
     _write(target, manifest, [(record, store) for record in kept], store.place if model else None, progress)
 
 
@@ -73,7 +80,8 @@ def merge_stores(
                 raise StoreError(f"{known[1].url} and {store.url} both have a tangent of {record.name!r}")
             if known is None or known[0].failed is not None:
                 rows[record.name] = (record, store)
-    _write(target, first.manifest, list(rows.values()), first.place if model else None, progress)
+    manifest = first.manifest.model_copy(update={"fidelity": ()})  # measured of some of the sources
+    _write(target, manifest, list(rows.values()), first.place if model else None, progress)
 
 
 def _named(store: InfluenceStore) -> str:

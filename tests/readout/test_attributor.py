@@ -170,7 +170,7 @@ def test_the_tokenizers_padding_side_changes_nothing(
     attributor: da.Attributor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = attributor.attribute(QUERIES).scores
-    monkeypatch.setattr(attributor._tokenizer, "padding_side", "left")
+    monkeypatch.setattr(attributor.engine.tokenizer, "padding_side", "left")
     np.testing.assert_array_equal(attributor.attribute(QUERIES).scores, before)
 
 

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from dist_attr.config import RunConfig, StoreConfig
 from dist_attr.errors import SimulationError, StoreError
-from dist_attr.store import Manifest, ModelIdentity, SourceRecord, Space, StoreWriter, open_store
+from dist_attr.store import (
+    Manifest,
+    MeasuredFidelity,
+    ModelIdentity,
+    Place,
+    SourceRecord,
+    Space,
+    StoreWriter,
+    copy_store,
+    open_store,
+    record_fidelity,
+)
 from dist_attr.store.manifest import checksum_of
 
 SIZE = 1_500_000  # more than one chunk
@@ -188,3 +199,20 @@ def test_a_manifest_that_does_not_fit_is_refused(key: str, value: Any, message: 
     file.write_text(json.dumps(metadata))
     with pytest.raises(StoreError, match=message):
         open_store(f"{tmp_path}/a.zarr")
+
+
+def test_measured_fidelity_stays_with_the_very_same_tangents(tmp_path: Path) -> None:
+    finished(f"{tmp_path}/a.zarr")
+    store = open_store(f"{tmp_path}/a.zarr")
+    assert store.manifest.fidelity == ()
+    found = MeasuredFidelity(
+        truth="this run", readout="linear", dropped=2, retrained=40, queries=48, correlation=0.97, interval=(0.95, 0.98)
+    )
+    assert record_fidelity(store, [found]).manifest.fidelity == (found,)
+    store = open_store(f"{tmp_path}/a.zarr")
+    copy_store(store, Place(f"{tmp_path}/same.zarr"))
+    assert open_store(f"{tmp_path}/same.zarr").manifest.fidelity == (found,)
+    copy_store(store, Place(f"{tmp_path}/int4.zarr"), encoding=StoreConfig(codec="int4"))
+    copy_store(store, Place(f"{tmp_path}/two.zarr"), sources=["ant", "bee"])
+    for other in ("int4", "two"):
+        assert open_store(f"{tmp_path}/{other}.zarr").manifest.fidelity == ()

@@ -1,0 +1,83 @@
+"""What a readout says of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dist_attr.influence import ReadoutBasis
+
+Numbers = NDArray[np.float32]
+
+
+class Along(NamedTuple):
+    """What was read out of one query.
+
+    Attributes:
+        scores: of its completion tokens along some directions, (directions, completion tokens).
+        logprobs: log p of these tokens, (completion tokens,), nats.
+    """
+
+    scores: Numbers
+    logprobs: Numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores of some queries, in nats per unit source weight. Positive: the source made the answer likelier.
+
+    Attributes:
+        sources: names, length S.
+        scores: (queries, S), the sum over each query's completion tokens.
+        token_scores: for each query (S, completion tokens).
+        tokens: for each query the completion's tokens as strings.
+        token_logprobs: for each query log p of the completion's tokens, (completion tokens,).
+        errors: standard errors of the scores by what the readout basis leaves out; none of a readout without a basis.
+        token_errors: the same of the token scores.
+    """
+
+    sources: list[str]
+    scores: Numbers
+    token_scores: list[Numbers]
+    tokens: list[list[str]]
+    token_logprobs: list[Numbers]
+    errors: Numbers | None = None
+    token_errors: list[Numbers] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        sources: Sequence[str],
+        read: Sequence[Along],
+        tokens: Sequence[list[str]],
+        basis: ReadoutBasis | None = None,
+    ) -> Attribution:
+        """From what was read out along each source's tangent or, with a basis, along its first directions.
+
+        Args:
+            sources: the names of all sources.
+            read: of each query.
+            tokens: the completion's tokens of each query, as strings.
+            basis: what the directions belong to.
+        """
+        along = [torch.from_numpy(of_query.scores) for of_query in read]
+        found = [(of_query if basis is None else basis.of_sources(of_query)).numpy() for of_query in along]
+        logprobs = [of_query.logprobs for of_query in read]
+        return cls(
+            list(sources),
+            _stacked([scores.sum(1) for scores in found], len(sources)),
+            found,
+            list(tokens),
+            logprobs,
+            None if basis is None else _stacked([basis.error(a.sum(1)).numpy() for a in along], len(sources)),
+            None if basis is None else [basis.token_error(a).numpy() for a in along],
+        )
+
+
+def _stacked(rows: Sequence[Numbers], width: int) -> Numbers:
+    return np.stack(list(rows)) if rows else np.empty((0, width), np.float32)
