@@ -12,10 +12,22 @@ from dist_attr.errors import QueryError
 
 
 class Query(Settings):
-    """A prompt and a completion; the completion's tokens are scored. The prompt may be empty."""
+    """A prompt and a completion; the completion's tokens are scored. The prompt may be empty.
+
+    With a baseline, scores are of the completion rather than the baseline: what a source did to the difference of their
+    log-probabilities.
+    """
 
     prompt: str = Field("", description="what the model was given", max_length=1_000_000)
     completion: str = Field(description="what the model said; its tokens are scored", max_length=1_000_000)
+    baseline: str | None = Field(
+        None, description="another completion of the same prompt, to compare with", max_length=1_000_000
+    )
+
+    @property
+    def against(self) -> Query | None:
+        """The baseline as a query of its own."""
+        return None if self.baseline is None else Query(prompt=self.prompt, completion=self.baseline)
 
 
 @dataclass(frozen=True)
