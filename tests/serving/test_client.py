@@ -242,8 +242,14 @@ def test_a_refusal_is_final(method: str, status: int, detail: str, message: str,
 @pytest.mark.parametrize("garbage", [b"<html>welcome</html>", b"{}", b'{"results": []}', b"", b"\xff\xfe", b"null"])
 def test_what_is_not_this_service_is_named(garbage: bytes, script: Script, call: Call) -> None:
     script.behaviours = [say(garbage)]
-    for method in ("attribute", "complete", "sources", "store", "ready"):
-        arguments = {"attribute": [QUERIES], "complete": ["the"]}.get(method, [])
+    methods: dict[str, list[Any]] = {
+        "attribute": [QUERIES],
+        "complete": ["the"],
+        "sources": [],
+        "store": [],
+        "ready": [],
+    }
+    for method, arguments in methods.items():
         if (method, garbage) == ("ready", b"{}"):
             continue  # all that it says has a default
         with pytest.raises(QueryError, match=f"what answers at {script.endpoint}/.* is not a dist_attr service"):
@@ -358,7 +364,9 @@ def test_a_stream_that_is_not_whole_raises(change: Any, message: str, before: in
 def test_the_pause_before_the_next_try() -> None:
     def pause(status: int, after: str | None = None) -> float | None:
         tries = Tries(Service("http://127.0.0.1:1", None, timeout=100, retries=1), "/readyz")
-        return tries.pause(httpx.Response(status, headers={} if after is None else {"retry-after": after}))
+        return tries.pause(
+            httpx.Response(status, headers={} if after is None else {"retry-after": after.encode("latin-1")})
+        )
 
     assert pause(200) is None
     assert pause(429, "7") == 7.0
