@@ -364,9 +364,8 @@ def test_a_stream_that_is_not_whole_raises(change: Any, message: str, before: in
 def test_the_pause_before_the_next_try() -> None:
     def pause(status: int, after: str | None = None) -> float | None:
         tries = Tries(Service("http://127.0.0.1:1", None, timeout=100, retries=1), "/readyz")
-        return tries.pause(
-            httpx.Response(status, headers={} if after is None else {"retry-after": after.encode("latin-1")})
-        )
+        told = [] if after is None else [(b"retry-after", after.encode("latin-1"))]
+        return tries.pause(httpx.Response(status, headers=told))
 
     assert pause(200) is None
     assert pause(429, "7") == 7.0
