@@ -174,7 +174,7 @@ def test_the_command_compares_two_completions_here_and_there(endpoint: str, stor
     served, local = [{source["source"]: source["score"] for source in result["sources"]} for result in results]
     assert served == pytest.approx(local, rel=1e-3, abs=1e-4)
     assert results[0]["baseline_logprob"] == pytest.approx(results[1]["baseline_logprob"], rel=1e-4)
-    shown = query(*asked, store.url).stdout
+    shown = " ".join(query(*asked, store.url).stdout.split())
     assert "rather than dog" in shown and "scores are of the difference" in shown
 
 
