@@ -64,10 +64,8 @@ def test_what_a_user_makes_of_an_answer(
 def test_the_service_answers_many_users_rightly(finished_run: Path, tmp_path: Path) -> None:
     store, out = str(tmp_path / "influence.zarr"), tmp_path / "load.json"
     shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
-    opened = da.open_store(store)
-    da.calibrate(
-        opened, [da.Query(completion=text) for text in ("the cat", "a dog", "bee ran", "é emu", "ant")], rank=2
-    )
+    texts = ("the cat", "a dog", "bee ran", "é emu", "ant", "and the", "1 cat", "the the", "ran")
+    da.calibrate(da.open_store(store), [da.Query(completion=text) for text in texts], rank=2)
     done = run("scripts.load", store, "--shards=2", "--minutes=0.1", "--clients=4", "--queries=8", f"--json={out}")
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = json.loads(out.read_text())
