@@ -109,9 +109,12 @@ def memory() -> dict[str, float]:
 
 
 def loaded(config: ServiceConfig, plan: dict[str, list[Case]], clients: int, minutes: float) -> dict[str, Any]:
-    """What the users of one service found."""
+    """What the users of one service found, on a Ray of its own."""
+    import ray
+    from ray import serve
+
     import dist_attr as da
-    from dist_attr.serving import deploy, stop
+    from dist_attr.serving import deploy
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -138,7 +141,8 @@ def loaded(config: ServiceConfig, plan: dict[str, list[Case]], clients: int, min
             raise SystemExit(f"the users stopped with exit code {users.returncode}:\n{said}")
         figures: dict[str, Any] = json.loads(out.read_text("utf-8"))
     memories = {"start": at_start, "middle": in_the_middle, "end": memory()}
-    stop()
+    serve.shutdown()
+    ray.shutdown()
     return {"shards": config.shards, "clients": clients, **figures, "memory_mb": memories}
 
 
@@ -187,22 +191,19 @@ def main(
     out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
 ) -> None:
     """Load it, and print what came of it."""
-    import ray
-
     import dist_attr as da
     from dist_attr.config import ServiceConfig
 
     if "RAY_ADDRESS" in os.environ:
         raise SystemExit("the memory of other machines is not seen from here; unset RAY_ADDRESS")
-    # The shards may be more than there are processors.
-    ray.init(address="local", num_cpus=max(*shards, 2), include_dashboard=False, log_to_driver=False, logging_level=40)
     opened = da.open_store(store)
-    plan, found = make_plan(opened, queries), []
+    plan, found = make_plan(opened, queries), list[dict[str, Any]]()
     for number in shards:
-        found.append(loaded(ServiceConfig(store=store, shards=number), plan, clients, minutes))
+        # The shards may be more than there are processors.
+        config = ServiceConfig(store=store, shards=number, cpus=min(1.0, (psutil.cpu_count() or 1) / number))
+        found.append(loaded(config, plan, clients, minutes))
         if out is not None:
             out.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    ray.shutdown()
     show(found)
     if any(run["wrong"] or run["lost"] or not run["right"] for run in found):
         raise typer.Exit(1)

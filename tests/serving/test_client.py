@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -16,52 +15,9 @@ import pytest
 import dist_attr as da
 from dist_attr.errors import ConfigError, QueryError
 from dist_attr.serving.exchange import Service, Tries, backoff
-from dist_attr.serving.schemas import MOST_QUERIES, StreamedLine
+from dist_attr.serving.schemas import MOST_QUERIES
+from tests.serving.conftest import QUERIES, SCORES, Call, scores
 from tests.serving.misbehaving import Script, Seen, lines, refuse, say, served, stream, whole
-
-QUERIES = [da.Query(prompt="the", completion="x" * length) for length in (3, 1, 2)]
-SCORES = [3.0, 1.0, 2.0]
-Call = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Script]:
-    with served(Script()) as script:
-        yield script
-
-
-@pytest.fixture
-def script(server: Script, monkeypatch: pytest.MonkeyPatch) -> Script:
-    monkeypatch.delenv("DIST_ATTR_KEY", raising=False)
-    server.behaviours, server.seen = [], []
-    return server
-
-
-@pytest.fixture(params=["Client", "AsyncClient"])
-def call(request: pytest.FixtureRequest) -> Call:
-    """One method of one of the two clients, called by its name; streams come as lists."""
-
-    def blocking(
-        endpoint: str, method: str, *arguments: Any, client: dict[str, Any] | None = None, **options: Any
-    ) -> Any:
-        with da.Client(endpoint, **client or {}) as opened:
-            found = getattr(opened, method)(*arguments, **options)
-            return list(found) if method == "stream" else found
-
-    async def awaiting(
-        endpoint: str, method: str, *arguments: Any, client: dict[str, Any] | None = None, **options: Any
-    ) -> Any:
-        async with da.AsyncClient(endpoint, **client or {}) as opened:
-            found = getattr(opened, method)(*arguments, **options)
-            return [each async for each in found] if method == "stream" else await found
-
-    if request.param == "Client":
-        return blocking
-    return lambda *arguments, **options: asyncio.run(awaiting(*arguments, **options))
-
-
-def scores(results: Any) -> list[float]:
-    return [result.sources[0].score for result in results]
 
 
 def closed_port() -> int:
@@ -286,79 +242,6 @@ def test_parts_from_two_stores_are_no_answer(method: str, script: Script, call: 
     script.behaviours = kinds
     with pytest.raises(QueryError, match="changed its store"):
         call(script.endpoint, method, QUERIES * MOST_QUERIES)
-
-
-def test_results_are_there_before_the_stream_ends(script: Script) -> None:
-    more = threading.Event()
-    script.behaviours = [stream(lambda seen: [*lines(seen)[:2], more, *lines(seen)[2:]])]
-    with da.Client(script.endpoint) as client:
-        results = client.stream(QUERIES)
-        found = [next(results)]
-        more.set()
-        assert scores(found + list(results)) == SCORES
-    more.clear()
-
-    async def run() -> list[Any]:
-        async with da.AsyncClient(script.endpoint) as client:
-            results = client.stream(QUERIES)
-            found = [await anext(results)]
-            more.set()
-            return found + [result async for result in results]
-
-    assert scores(asyncio.run(run())) == SCORES
-    assert {seen.headers["accept"] for seen in script.seen} == {"application/x-ndjson"}
-
-
-def test_a_stream_comes_in_any_pieces(script: Script, call: Call) -> None:
-    # JSON may hold these as they are; for Python's own lines they are the end of one.
-    queries = [da.Query(completion=text) for text in ("a\u2028b", "\x85", "c\u2029\x1c", "\r\n")]
-
-    def pieces(seen: Seen) -> list[bytes]:
-        content = b"\n".join([line.model_dump_json(exclude_unset=True).encode() for line in lines(seen)] + [b""])
-        return [content[i : i + 7] for i in range(0, len(content), 7)]
-
-    script.behaviours = [stream(pieces)]
-    assert [result.tokens for result in call(script.endpoint, "stream", queries)] == [[q.completion] for q in queries]
-
-
-PROBLEM = StreamedLine.model_validate(
-    {"problem": {"title": "error", "status": 503, "detail": "a shard died", "request_id": "seven"}}
-)
-
-
-@pytest.mark.parametrize(
-    ("change", "message", "before"),
-    [
-        (lambda s: [*lines(s)[:3], ConnectionAbortedError()], "broke off after 2 results: ", 2),
-        (lambda s: lines(s)[:-1], "broke off after 3 results: the stream ended", 3),
-        (lambda s: [*lines(s)[:2], PROBLEM], r"after 1 results: a shard died \(request seven\)", 1),
-        (lambda s: [*lines(s), b'{"done"'], "broke off after 3 results: the stream ended", 3),
-        (lambda s: [*lines(s)[:2], *lines(s)[3:]], "not those of an answer", 1),
-        (lambda s: [*lines(s)[:2], *lines(s)[1:]], "not those of an answer", 1),
-        (lambda s: lines(s)[1:], "not those of an answer", 0),
-        (lambda s: [*lines(s)[:3], StreamedLine(done=2)], "answered 2 of 3 queries", 2),
-        (lambda s: [*lines(s), lines(s)[1]], "not those of an answer", 3),
-        (lambda s: [*lines(s)[:2], b"Internal Server Error\n"], "is not a dist_attr service", 1),
-        (lambda s: [], "broke off after 0 results: the stream ended", 0),
-    ],
-)
-def test_a_stream_that_is_not_whole_raises(change: Any, message: str, before: int, script: Script) -> None:
-    script.behaviours = [stream(change)]
-    found: list[Any] = []
-    with da.Client(script.endpoint) as client, pytest.raises(QueryError, match=message):
-        for result in client.stream(QUERIES):
-            found += [result]
-
-    async def run(found: list[Any]) -> None:
-        async with da.AsyncClient(script.endpoint) as client:
-            async for result in client.stream(QUERIES):
-                found += [result]
-
-    later: list[Any] = []
-    with pytest.raises(QueryError, match=message):
-        asyncio.run(run(later))
-    assert scores(found) == scores(later) == SCORES[:before]
-    assert len(script.seen) == 2, "a stream that broke off is not asked for again"
 
 
 def test_the_pause_before_the_next_try() -> None:
