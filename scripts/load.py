@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dist_attr.config import ServiceConfig
 
 BATCH = 8  # queries
+RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 Case = dict[str, Any]
 
 
@@ -100,9 +101,10 @@ def memory() -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for process in psutil.Process().children(recursive=True):
         try:
-            name = (process.cmdline() or [""])[0].split(" ")[0]
-            if name.startswith("ray::") and not name.startswith("ray::IDLE"):
-                found[name.removeprefix("ray::")] += process.memory_full_info().pss / 1e6
+            # Ray names its workers ray::Class.method, by what they do just now.
+            title = (process.cmdline() or [""])[0].split(" ")[0].split(".")[0]
+            if title.startswith("ray::") and title not in RAYS_OWN:
+                found[title.removeprefix("ray::")] += process.memory_full_info().pss / 1e6
         except psutil.NoSuchProcess:
             continue
     return {**found, "total": sum(found.values())}
