@@ -21,9 +21,10 @@ from dist_attr.models import build_model, causal_forward
 from dist_attr.readout.rows import Rows
 from dist_attr.store import Codec, Encoded
 
-HELD = 16  # vectors in memory; more sources are these again
-PER_PASS = 8  # directions, or tokens, that go through together
-BLOCK = 16  # columns of a random projection in memory; traker's own 100 take as long each and far more memory
+HELD = 8  # vectors in memory; more sources are these again
+PER_PASS = 8  # directions that go through together
+TOKENS = 4  # whose gradients are in memory
+BLOCK = 4  # columns of a random projection in memory; traker's own 100 take as long each and far more memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,13 +142,17 @@ def backward_passes(case: Case) -> list[Work]:
 
     def of_tokens(sources: int) -> Tensor:
         theta, logprobs = outputs()
-        each = (torch.autograd.grad(logprob, theta, retain_graph=True)[0] for logprob in logprobs)
-        return torch.cat([case.products(gradient[None], sources) for gradient in each], dim=1)
+        together, products = torch.empty(TOKENS, at.space.size), []
+        for some in torch.split(logprobs, TOKENS):
+            for logprob, row in zip(some, together, strict=False):
+                row.copy_(torch.autograd.grad(logprob, theta, retain_graph=True)[0])
+            products.append(case.products(together[: len(some)], sources))
+        return torch.cat(products, dim=1)
 
     def of_tokens_together(sources: int) -> Tensor:
         theta, logprobs = outputs()
         ones, products = torch.eye(len(logprobs)), []
-        for chosen in torch.split(ones, PER_PASS):
+        for chosen in torch.split(ones, TOKENS):
             (gradients,) = torch.autograd.grad(logprobs, theta, chosen, retain_graph=True, is_grads_batched=True)
             products.append(case.products(gradients, sources))
         return torch.cat(products, dim=1)
@@ -155,7 +160,7 @@ def backward_passes(case: Case) -> list[Work]:
     return [
         Work("a backward pass", of_query),
         Work("a backward pass per token", of_tokens, tokens=True),
-        Work(f"the same, {PER_PASS} tokens at once", of_tokens_together, tokens=True),
+        Work(f"the same, {TOKENS} tokens at once", of_tokens_together, tokens=True),
     ]
 
 

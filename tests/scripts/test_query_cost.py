@@ -20,7 +20,7 @@ from scripts.query_rivals import Case, backward_passes, readouts
 
 def test_the_script_times_every_way_and_compares_their_scores(tmp_path: Path) -> None:
     out = tmp_path / "a.json"
-    options = ["--length", "16", "--sources", "2", "--sources", "18", "--dimensions", "64", "--timed", "8"]
+    options = ["--length", "16", "--sources", "9", "--sources", "18", "--dimensions", "64", "--timed", "8"]
     command = [
         sys.executable,
         "-m",
@@ -43,12 +43,12 @@ def test_the_script_times_every_way_and_compares_their_scores(tmp_path: Path) ->
     assert [name for name in names if not any(row.startswith(name) for row in rows)] == []
     assert all(seconds > 0 for row in rows.values() for seconds in row["seconds"])
     # Rounding differs, so that a comparison that was made left its trace.
-    compared = ["a backward pass", "a backward pass per token", "the same, 8 tokens at once"]
+    compared = ["a backward pass", "a backward pass per token", "the same, 4 tokens at once"]
     assert all(0 < rows[name]["off"] < 1e-3 for name in compared)
-    # 64 dimensions cost more than none, and 18 directions more than 2.
+    # 64 dimensions cost more than none.
     if "TRAK-10, 64 dimensions" in rows:
         assert rows["TRAK-10, 64 dimensions"]["seconds"][0] > rows["TRAK-10, projection free"]["seconds"][0]
-    assert "2 sources" in done.stdout and "18 sources" in done.stdout
+    assert "9 sources" in done.stdout and "18 sources" in done.stdout
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -58,7 +58,7 @@ def test_a_gradients_product_is_the_linear_score(lora: bool) -> None:
     case = Case.of(config, 64, 12)
     linear = readouts(case, 4)[0].do(20)
     assert linear is not None and linear.shape == (20, 6) and linear.abs().max() > 0
-    assert torch.equal(linear[:4], linear[16:])
+    assert torch.equal(linear[:8], linear[8:16])
     for work in backward_passes(case):
         scores = work.do(20)
         assert scores is not None
@@ -79,8 +79,9 @@ def test_the_break_even_is_where_the_lines_cross() -> None:
     assert break_even([32, 128], [56, 104], (16, 64)) == pytest.approx(40)
     assert break_even([32, 128], [48, 192], (16, 64)) == math.inf
     assert break_even([32, 128], [16, 64], (16, 64)) == 0
-    # What is timed a little faster with more sources does not get cheaper with them.
-    assert break_even([32, 128], [832, 800], (16, 64)) == pytest.approx(416)
+    # What takes a little less or more time with more sources does not depend on them.
+    for other in (800, 864):
+        assert break_even([32, 128], [832, other], (16, 64)) == pytest.approx(416)
 
 
 def test_adapters_of_a_timed_model_have_gradients() -> None:
