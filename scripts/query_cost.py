@@ -135,6 +135,10 @@ def break_even(ours: list[float], theirs: list[float], sources: tuple[int, ...])
     return max(0.0, sources[0] + ahead / rise)
 
 
+def digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def show(model: str, parameters: int, rows: list[dict[str, Any]], sources: tuple[int, ...]) -> None:
     forward, linear = rows[0]["seconds"][0], rows[1]["seconds"]
     heads = [f"{number} sources" for number in sources]
@@ -143,11 +147,10 @@ def show(model: str, parameters: int, rows: list[dict[str, Any]], sources: tuple
     )
     table = Table("", "scores", *heads, "linear is cheaper up to", title=title)
     for row in rows[1:]:
-        cells = [
-            f"{value / forward:.3g} ({value / ours:.3g}×)" for value, ours in zip(row["seconds"], linear, strict=True)
-        ]
+        pairs = zip(row["seconds"], linear, strict=True)
+        cells = [f"{digits(value / forward)} ({digits(value / ours)}×)" for value, ours in pairs]
         upto = row["break_even"]
-        edge = "" if row is rows[1] else "always" if math.isinf(upto) else f"{upto:.0f} sources"
+        edge = "" if row is rows[1] else "any number" if math.isinf(upto) else f"{upto:,.0f}"
         table.add_row(row["name"], "every token" if row["tokens"] else "one", *cells, edge)
     console = Console(width=140)
     console.print(table)

@@ -1,13 +1,16 @@
 """Whole libraries that scripts/query_cost.py times: bergson, and kronfluence for EK-FAC.
 
 Both make an index or factors first, from one document of the query's length for each source, which is the least there
-can be. What they need is in the extra `rivals`, with the torchvision that belongs to the torch that is installed; the
-CPU build of torch takes the CPU build of torchvision, or none (`pip install --no-deps`), which works too, since nothing
-here uses it. All run without a GPU.
+can be. The extra `rivals` has them and traker; all run without a GPU. Two things to know about it:
+
+- Both want torchvision, which nothing here uses. It has to be of the same build as torch: PyPI's beside a CPU build of
+  torch stops even transformers from being imported. There, install without it (`pip install --no-deps`).
+- kronfluence puts packages called `tests` and `examples` into site-packages. In the repository's root its own come
+  first.
 
 What they leave out of a query's score: kronfluence knows torch's own linear layers only, not GPT-2's, no embeddings and
-no norms, and the output layer is left out because the eigenvectors of its vocabulary would take hours. bergson has the
-layers of `base_model`, each gradient projected to 16 × 16.
+no norms; the output layer is left out here, since EK-FAC wants the eigenvectors of a matrix as large as the vocabulary.
+bergson has the layers of `base_model`, each gradient projected to 16 × 16.
 """
 
 from __future__ import annotations
