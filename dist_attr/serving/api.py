@@ -35,6 +35,7 @@ from dist_attr.serving.schemas import (
 
 NDJSON = "application/x-ndjson"
 REFUSALS = {
+    400: "the body is not JSON in UTF-8",
     401: "a key is needed, and none or another was given",
     408: "the body did not arrive in time",
     413: "the body is too large",

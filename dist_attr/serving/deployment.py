@@ -1,8 +1,10 @@
 """The Serve application, and starting it."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: Serve validates the arguments of a config file by the annotation of
+# `application`, which has to be the class itself.
 
 import logging
+import re
 import socket
 from typing import Any
 
@@ -25,7 +27,13 @@ DRAIN = 10.0  # seconds beyond the longest answer that a process gets to finish 
 
 
 def application(config: ServiceConfig) -> serve.Application:
-    """The ingress before copies of the readout shards; what a Serve config file names as `import_path`."""
+    """The ingress before copies of the readout shards; what a Serve config file names as `import_path`.
+
+    Raises:
+        StoreError: there is no finished store.
+        ConfigError: more shards than sources.
+    """
+    config = _checked(config)
     # The decorators of Serve turn these classes into deployments, which its types do not tell.
     readout: Any = Readout
     ingress: Any = Ingress
@@ -44,6 +52,7 @@ def application(config: ServiceConfig) -> serve.Application:
         "max_ongoing_requests": 1000,  # what is too much is said by the front
         "max_surge_percent": 100 if config.surge else 0,
         "health_check_period_s": 5,
+        "max_constructor_retry_count": 2,  # what is wrong with a store stays wrong
     }
     actor = {"num_cpus": 0, "runtime_env": {"env_vars": ENVIRONMENT}}
     shards = readout.options(
@@ -69,12 +78,7 @@ def deploy(config: ServiceConfig, *, host: str = "127.0.0.1", port: int = 8000) 
         StoreError: the store cannot be served.
         ConfigError: more shards than sources, the cluster is too small, or the port is taken.
     """
-    config = config.model_copy(update={"store": absolute_url(config.store)})
-    sources = len(open_store(config.store).sources)
-    if config.shards > sources:
-        raise ConfigError(
-            f"--shards is {config.shards}; the store has {sources} sources, so between 1 and {sources} shards"
-        )
+    _checked(config)  # before a cluster is started for nothing
     connect()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     running = NAME in serve.status().applications
@@ -87,16 +91,26 @@ def deploy(config: ServiceConfig, *, host: str = "127.0.0.1", port: int = 8000) 
     try:
         return serve.run(application(config), name=NAME, logging_config=LoggingConfig(log_level="WARNING"))
     except RuntimeError as error:
-        why = serve.status().applications[NAME].message if NAME in serve.status().applications else str(error)
+        why = _why(str(error))
         if not running:
             serve.delete(NAME)
-        raise StoreError(f"the service could not be started: {_last_line(why)}") from error
+        raise StoreError(f"the service could not be started: {why}") from error
 
 
 def stop() -> None:
     """Stop the service; requests under way are answered first."""
     if ray.is_initialized():
         serve.delete(NAME)
+
+
+def _checked(config: ServiceConfig) -> ServiceConfig:
+    config = config.model_copy(update={"store": absolute_url(config.store)})
+    sources = len(open_store(config.store).sources)
+    if config.shards > sources:
+        raise ConfigError(
+            f"--shards is {config.shards}; the store has {sources} sources, so between 1 and {sources} shards"
+        )
+    return config
 
 
 def _check_port(host: str, port: int) -> None:
@@ -132,7 +146,9 @@ def _check_room(config: ServiceConfig, *, beside: bool) -> None:
         raise ConfigError(f"the Ray cluster has {cpus:g} CPU(s), the shards need {needed:g}; ask for fewer --shards")
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if "Error: " in line]
-    return (said or lines or ["no reason is known"])[-1]
+def _why(said: str) -> str:
+    """The error that kept a deployment from starting, out of the traceback that Serve has of it."""
+    application = serve.status().applications.get(NAME)
+    texts = [] if application is None else [found.message for found in application.deployments.values()]
+    found = re.findall(r"dist_attr\.errors\.\w+: (.+)", "\n".join([*texts, said]))
+    return str(found[-1]) if found else said.strip()
