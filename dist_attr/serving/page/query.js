@@ -19,8 +19,9 @@ export function showWhoWrites() {
     for (const input of part.querySelectorAll("input, textarea")) input.disabled = part.hidden;
   }
   field("completion").required = by === "me";
-  const { prompt, completion } = { prompt: field("prompt").value, completion: field("completion").value };
-  field("space").hidden = !(/[\p{L}\p{N}]$/u.test(prompt) && /^[\p{L}\p{N}]/u.test(completion));
+  field("ask").textContent = by === "me" ? "Find the sources" : "Let it answer";
+  const ends = /[\p{L}\p{N}]$/u.test(field("prompt").value);
+  field("space").hidden = !(ends && /^[\p{L}\p{N}]/u.test(field("completion").value));
 }
 
 export function setAnswer(text) {
