@@ -44,3 +44,20 @@ class DivergenceError(SimulationError):
 
 class WorkerLostError(SimulationError):
     """A worker of the run is gone: its process was killed, or its node."""
+
+
+class UnavailableError(DistAttrError):
+    """The service cannot answer now; it may later."""
+
+
+class BusyError(UnavailableError):
+    """More is asked than can be answered at once.
+
+    Args:
+        message: what is the matter.
+        retry_after: seconds until it is worth asking again.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

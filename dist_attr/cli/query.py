@@ -55,14 +55,10 @@ def query(
 
 
 def _read(store: str, request: AttributionRequest) -> AttributionResponse:
-    from dist_attr.readout import Attributor
-    from dist_attr.serving.answers import response
+    from dist_attr.serving.answers import read_locally
     from dist_attr.store import open_store
 
-    opened = open_store(store)
-    return response(
-        opened, [Attributor(opened, rank=request.rank).attribute(request.queries, request.readout)], request
-    )
+    return read_locally(open_store(store), request)
 
 
 def _ask(endpoint: str, request: AttributionRequest) -> AttributionResponse:

@@ -18,6 +18,7 @@ from dist_attr.corpus.rows import read_rows
 from dist_attr.corpus.schedule import batch_schedule, share_of_batch
 from dist_attr.corpus.tokenizer import (
     Tokenizer,
+    decode,
     encode,
     end_of_text_id,
     load_tokenizer,
@@ -32,6 +33,7 @@ __all__ = [
     "Tokenizer",
     "batch_schedule",
     "corpus_fingerprint",
+    "decode",
     "encode",
     "end_of_text_id",
     "load_documents",

@@ -62,6 +62,18 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
 
+def decode(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> str:
+    """The text of the tokens from `start` on, as it follows the text of those before."""
+    whole, before = (
+        tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for some in (list(ids), list(ids[:start]))
+    )
+    if whole.startswith(before):
+        return str(whole[len(before) :])
+    # A character is cut in two at `start`.
+    return str(tokenizer.decode(list(ids[start:]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
 def end_of_text_id(tokenizer: Tokenizer) -> int:
     """The token that ends each document."""
     return tokenizer.eos_token_id

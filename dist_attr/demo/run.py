@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dist_attr.config import ReadoutName, RunConfig
+from dist_attr.config import ReadoutName, RunConfig, ServiceConfig
 from dist_attr.demo.ranks import RankCheck, check_ranks
 from dist_attr.demo.speeches import PRESIDENTS, TRAINING_WORDS, HeldOut, split_speeches, write_jsonl
 from dist_attr.display import run_progress, show_answer, write_page
@@ -74,7 +74,7 @@ def run_demo(out: Path, *, port: int = 8000) -> RankCheck:
     console.print(f"[bold]3. Serving[/] it from two shards, http://127.0.0.1:{port}")
     try:
         with console.status("starting the service"):
-            deploy(store.url, shards=2, port=port)
+            deploy(ServiceConfig(store=store.url, shards=2), port=port)
         answers, check = _ask(f"http://127.0.0.1:{port}", held_out)
     finally:
         stop()

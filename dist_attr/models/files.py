@@ -43,8 +43,12 @@ def upload_folder(url: str) -> Iterator[str]:
 
 
 @contextmanager
-def download_folder(url: str, options: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """The files at an fsspec URL, with its options, in a local folder. Raises ModelError when there are none."""
+def download_folder(url: str, options: Mapping[str, Any] | None = None, *, weights: bool = True) -> Iterator[str]:
+    """The files at an fsspec URL, with its options, in a local folder; those with weights need not come along.
+
+    Raises:
+        ModelError: there are none.
+    """
     filesystem, path = fsspec.core.url_to_fs(url, **(options or {}))
     files = filesystem.find(path)
     if not files:
@@ -54,6 +58,8 @@ def download_folder(url: str, options: Mapping[str, Any] | None = None) -> Itera
         return
     with tempfile.TemporaryDirectory() as folder:
         for file in files:
+            if not weights and file.endswith(".safetensors"):
+                continue
             target = Path(folder) / PurePosixPath(file).relative_to(PurePosixPath(filesystem._strip_protocol(path)))
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(file, str(target))

@@ -13,7 +13,7 @@ from dist_attr.readout.calibration import calibrate, sample_queries
 from dist_attr.readout.checks import check_readout, compute_in
 from dist_attr.readout.engine import BATCH_TOKENS, ReadoutEngine
 from dist_attr.readout.generation import Sampling, generate
-from dist_attr.readout.query import EncodedQuery, Query, encode_query
+from dist_attr.readout.query import EncodedQuery, Query, encode_queries, encode_query
 from dist_attr.readout.rows import Rows
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "calibrate",
     "check_readout",
     "compute_in",
+    "encode_queries",
     "encode_query",
     "generate",
     "ranked_basis",

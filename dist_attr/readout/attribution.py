@@ -39,6 +39,8 @@ class Attribution:
         token_logprobs: for each query log p of the completion's tokens, (completion tokens,).
         errors: standard errors of the scores by what the readout basis leaves out; none of a readout without a basis.
         token_errors: the same of the token scores.
+        baseline_logprobs: of each query's baseline, nats; none for a query without. With a baseline the score is the
+            difference between the completion's and the baseline's; token scores are those of the completion.
     """
 
     sources: list[str]
@@ -48,6 +50,7 @@ class Attribution:
     token_logprobs: list[Numbers]
     errors: Numbers | None = None
     token_errors: list[Numbers] | None = None
+    baseline_logprobs: Sequence[float | None] = ()
 
     @classmethod
     def of(
@@ -56,6 +59,7 @@ class Attribution:
         read: Sequence[Along],
         tokens: Sequence[list[str]],
         basis: ReadoutBasis | None = None,
+        baselines: Sequence[Along | None] = (),
     ) -> Attribution:
         """From what was read out along each source's tangent or, with a basis, along its first directions.
 
@@ -64,18 +68,23 @@ class Attribution:
             read: of each query.
             tokens: the completion's tokens of each query, as strings.
             basis: what the directions belong to.
+            baselines: what was read out of the queries' baselines; none by default.
         """
+        baselines = list(baselines) or [None] * len(read)
         along = [torch.from_numpy(of_query.scores) for of_query in read]
-        found = [(of_query if basis is None else basis.of_sources(of_query)).numpy() for of_query in along]
-        logprobs = [of_query.logprobs for of_query in read]
+        whole = [
+            torch.from_numpy(own.scores.sum(1) - (0 if other is None else other.scores.sum(1)))
+            for own, other in zip(read, baselines, strict=True)
+        ]
         return cls(
             list(sources),
-            _stacked([scores.sum(1) for scores in found], len(sources)),
-            found,
+            _stacked([(a if basis is None else basis.of_sources(a)).numpy() for a in whole], len(sources)),
+            [(a if basis is None else basis.of_sources(a)).numpy() for a in along],
             list(tokens),
-            logprobs,
-            None if basis is None else _stacked([basis.error(a.sum(1)).numpy() for a in along], len(sources)),
+            [of_query.logprobs for of_query in read],
+            None if basis is None else _stacked([basis.error(a).numpy() for a in whole], len(sources)),
             None if basis is None else [basis.token_error(a).numpy() for a in along],
+            [None if other is None else float(other.logprobs.sum()) for other in baselines],
         )
 
 

@@ -78,21 +78,24 @@ class Attributor:
         """
         if self._basis is not None and readout == "counterfactual":
             raise QueryError("a readout basis gives linear scores; ask for the counterfactual readout without a rank")
-        encoded = [self.engine.encode(query, i) for i, query in enumerate(queries)]
-        read = self.engine.read(encoded, self.rows, readout)
-        return Attribution.of(self.sources, read, [self.engine.strings(query) for query in encoded], self._basis)
+        encoded, against = self.engine.encode_all(queries)
+        read = self.engine.read([*encoded, *(other for other in against if other)], self.rows, readout)
+        own, others = read[: len(encoded)], iter(read[len(encoded) :])
+        tokens = [self.engine.strings(query) for query in encoded]
+        baselines = [None if other is None else next(others) for other in against]
+        return Attribution.of(self.sources, own, tokens, self._basis, baselines)
 
     def fits(self, query: Query) -> bool:
         """Whether a query can be scored."""
         try:
-            self.engine.encode(query)
+            self.engine.encode_all([query])
         except QueryError:
             return False
         return True
 
     def along(self, query: Query, rows: Rows) -> Tensor:
         """Scores of a query's tokens along other directions than the store's, (directions, completion tokens)."""
-        return torch.from_numpy(self.engine.read([self.engine.encode(query)], rows)[0].scores)
+        return torch.from_numpy(self.engine.read(self.engine.encode_all([query])[0], rows)[0].scores)
 
 
 def ranked_basis(store: InfluenceStore, rank: int) -> StoredBasis:

@@ -48,6 +48,8 @@ def calibrate(
     check_writable(store)
     attributor = Attributor(store, model=model)
     queries = queries if isinstance(queries, Sequence) else queries(attributor)
+    if any(query.baseline is not None for query in queries):
+        raise QueryError("a calibration query has no baseline; give the baseline as a query of its own")
     most = min(len(queries), len(store.sources))
     if len(queries) < FEWEST:
         raise QueryError(f"a basis needs at least {FEWEST} calibration queries, there are {len(queries)}")

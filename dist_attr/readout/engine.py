@@ -22,7 +22,7 @@ from dist_attr.influence import (
 )
 from dist_attr.models import causal_forward, context_length, download_folder, load_model, model_fingerprint
 from dist_attr.readout.attribution import Along
-from dist_attr.readout.query import EncodedQuery, Query, encode_query
+from dist_attr.readout.query import EncodedQuery, Query, encode_queries
 from dist_attr.readout.rows import Rows
 from dist_attr.store import InfluenceStore
 
@@ -75,9 +75,9 @@ class ReadoutEngine:
         self.module.to(torch.bfloat16)
         self._theta = self._theta.to(torch.bfloat16)
 
-    def encode(self, query: Query, number: int = 0) -> EncodedQuery:
-        """The tokens of a query. Raises QueryError, naming its number, when it cannot be scored."""
-        return encode_query(query, self.tokenizer, self.context, number)
+    def encode_all(self, queries: Sequence[Query]) -> tuple[list[EncodedQuery], list[EncodedQuery | None]]:
+        """The tokens of some queries, and of their baselines. Raises QueryError, naming the query's number."""
+        return encode_queries(queries, self.tokenizer, self.context)
 
     def strings(self, query: EncodedQuery) -> list[str]:
         """The tokens that are scored."""

@@ -1,9 +1,11 @@
 """The readout as a service: Ray Serve, an HTTP ingress before shards that hold part of the sources each.
 
 Design decisions:
-- A shard holds the model and the tangents of every N-th source. A query goes to all shards; an answer is whole or it
-  is an error.
-- The answer names the store it came from, and every shard has to hold that very store.
+- A copy of what is served is one Serve replica with its shards as actors beside it, in one placement group. A query
+  goes to all shards of one copy; an answer is whole, and of one store, or it is an error.
+- Copies are what is added under load, and exchanged when the store is: requests go to one that is up.
+- Ray starts a dead shard again, Serve a dead copy or ingress; whoever waited for it asks again.
+- What is asked at the same time is read out together, first come, first served.
 - Errors are problem+json (RFC 9457).
 """
 

@@ -1,26 +1,47 @@
-"""From the shards' attributions to what is answered."""
+"""From attributions to what is answered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from dist_attr.readout import Attribution
+from dist_attr.config import PrecisionName
+from dist_attr.readout import Attribution, Attributor
 from dist_attr.serving.schemas import (
+    AnswerFacts,
     AttributedQuery,
     AttributionRequest,
     AttributionResponse,
+    BasisFidelity,
+    Fidelity,
+    Options,
     SourceScore,
     StoreIdentity,
 )
-from dist_attr.store import InfluenceStore
+from dist_attr.store import InfluenceStore, open_basis
 
 
-def response(store: InfluenceStore, parts: Sequence[Attribution], request: AttributionRequest) -> AttributionResponse:
-    """The answer to a request, from attributions that together cover the sources of the store."""
-    results = [attributed_query(parts, query, request) for query in range(len(request.queries))]
-    return AttributionResponse(store=store_identity(store), readout=request.readout, rank=request.rank, results=results)
+def read_locally(store: InfluenceStore, request: AttributionRequest) -> AttributionResponse:
+    """The answer to a request without a service: what the service would answer.
+
+    Raises:
+        DistAttrError: as the attributor raises it.
+    """
+    attributor = Attributor(store, rank=request.rank)
+    found = attributor.attribute(request.queries, request.readout)
+    stored = None if request.rank is None else open_basis(store)
+    basis = None if stored is None else BasisFidelity(rank=stored.manifest.rank, energy=stored.manifest.energy)
+    facts = AnswerFacts(
+        store=store_identity(store),
+        readout=request.readout,
+        rank=request.rank,
+        fidelity=fidelity(store, "fp32", attributor.precision_error, basis),
+    )
+    return whole(facts, attributed_queries(found, request))
+
+
+def whole(facts: AnswerFacts, results: list[AttributedQuery]) -> AttributionResponse:
+    """An answer from what is true of all of it, and its results."""
+    return AttributionResponse(**{name: getattr(facts, name) for name in AnswerFacts.model_fields}, results=results)
 
 
 def store_identity(store: InfluenceStore) -> StoreIdentity:
@@ -34,28 +55,43 @@ def store_identity(store: InfluenceStore) -> StoreIdentity:
         model=manifest.model.weights,
         tokenizer=manifest.model.tokenizer,
         corpus=manifest.corpus,
-        coverage=manifest.space.coverage,
     )
 
 
-def attributed_query(parts: Sequence[Attribution], query: int, request: AttributionRequest) -> AttributedQuery:
-    """The shards' answers to one query as one, ranked."""
-    names = [name for part in parts for name in part.sources]
-    scores = np.concatenate([part.scores[query] for part in parts])
-    token_scores = np.concatenate([part.token_scores[query] for part in parts])
-    errors = [error for part in parts if part.errors is not None for error in part.errors[query].tolist()]
-    kept = np.argsort(-np.abs(scores), kind="stable")[: request.top]
+def fidelity(
+    store: InfluenceStore, precision: PrecisionName, precision_error: float | None, basis: BasisFidelity | None = None
+) -> Fidelity:
+    """How far scores of a store can be trusted."""
+    return Fidelity(
+        measured=list(store.manifest.fidelity),
+        coverage=store.manifest.space.coverage,
+        codec=store.manifest.encoding.codec,
+        precision=precision,
+        precision_error=precision_error,
+        basis=basis,
+    )
+
+
+def attributed_queries(found: Attribution, options: Options) -> list[AttributedQuery]:
+    """The answers to some queries, each with its sources ranked."""
+    return [_attributed(found, query, options) for query in range(len(found.tokens))]
+
+
+def _attributed(found: Attribution, query: int, options: Options) -> AttributedQuery:
+    scores, errors = found.scores[query], None if found.errors is None else found.errors[query]
+    kept = np.argsort(-np.abs(scores), kind="stable")[: options.top]
     ranked = kept[np.argsort(-scores[kept], kind="stable")]
     return AttributedQuery(
-        tokens=parts[0].tokens[query],
-        token_logprobs=parts[0].token_logprobs[query].tolist(),
-        logprob=float(parts[0].token_logprobs[query].sum()),
+        tokens=found.tokens[query],
+        token_logprobs=found.token_logprobs[query].tolist(),
+        logprob=float(found.token_logprobs[query].sum()),
+        baseline_logprob=found.baseline_logprobs[query],
         sources=[
             SourceScore(
-                source=names[i],
+                source=found.sources[i],
                 score=float(scores[i]),
-                error=errors[i] if errors else None,
-                token_scores=token_scores[i].tolist() if request.tokens else None,
+                error=None if errors is None else float(errors[i]),
+                token_scores=found.token_scores[query][i].tolist() if options.tokens else None,
             )
             for i in ranked
         ],

@@ -9,58 +9,130 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client  # Serve tells where it listens nowhere else
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
-from dist_attr.config import absolute_url
-from dist_attr.errors import ConfigError
+from dist_attr.cluster import ENVIRONMENT, connect
+from dist_attr.config import ServiceConfig, absolute_url
+from dist_attr.errors import ConfigError, StoreError
 from dist_attr.serving.ingress import Ingress
-from dist_attr.serving.shard import ReadoutShard
+from dist_attr.serving.readout import Readout
 from dist_attr.store import open_store
 
 NAME = "dist_attr"
+DRAIN = 10.0  # seconds beyond the longest answer that a process gets to finish its requests
 
 
-def application(store: str, shards: int, gpus: int = 0) -> serve.Application:
-    """The ingress before `shards` readout shards of a store, each with `gpus` GPUs."""
+def application(config: ServiceConfig) -> serve.Application:
+    """The ingress before copies of the readout shards; what a Serve config file names as `import_path`."""
     # The decorators of Serve turn these classes into deployments, which its types do not tell.
-    shard: Any = ReadoutShard
+    readout: Any = Readout
     ingress: Any = Ingress
-    resources = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": ENVIRONMENT}}
-    bound = [
-        shard.options(name=f"ReadoutShard-{index}", ray_actor_options=resources).bind(store, index, shards)
-        for index in range(shards)
-    ]
-    bound_ingress: serve.Application = ingress.options(ray_actor_options={"num_cpus": 0}).bind(store, bound)
-    return bound_ingress
+    gpus = config.gpus
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= config.shards else 0.0
+    bundle = {"CPU": config.cpus, **({"GPU": gpus} if gpus else {})}
+    most = config.most_replicas or config.replicas
+    scaling = {
+        "min_replicas": config.replicas,
+        "max_replicas": most,
+        "target_ongoing_requests": config.waiting_per_replica,
+    }
+    lasting = {
+        "graceful_shutdown_timeout_s": config.timeout + DRAIN,
+        "max_ongoing_requests": 1000,  # what is too much is said by the front
+        "max_surge_percent": 100 if config.surge else 0,
+        "health_check_period_s": 5,
+    }
+    actor = {"num_cpus": 0, "runtime_env": {"env_vars": ENVIRONMENT}}
+    shards = readout.options(
+        ray_actor_options=actor,
+        placement_group_bundles=[bundle] * config.shards,
+        placement_group_strategy="PACK",
+        **({"autoscaling_config": scaling} if most > config.replicas else {"num_replicas": config.replicas}),
+        **lasting,
+    ).bind(config, gpus)
+    bound: serve.Application = ingress.options(ray_actor_options=actor, num_replicas=config.ingresses, **lasting).bind(
+        config, shards
+    )
+    return bound
 
 
-def deploy(store: str, *, shards: int = 2, host: str = "127.0.0.1", port: int = 8000) -> DeploymentHandle[Any]:
+def deploy(config: ServiceConfig, *, host: str = "127.0.0.1", port: int = 8000) -> DeploymentHandle[Any]:
     """Start the service on the Ray cluster and wait until it answers; `stop` stops it.
+
+    Where it is running already, it changes to what is asked for: requests go on being answered, by the old store's
+    shards until the new one's are up.
 
     Raises:
         StoreError: the store cannot be served.
-        ConfigError: more shards than sources, or the port is taken.
+        ConfigError: more shards than sources, the cluster is too small, or the port is taken.
     """
-    store = absolute_url(store)
-    sources = len(open_store(store).sources)
-    if not 1 <= shards <= sources:
-        raise ConfigError(f"--shards is {shards}; the store has {sources} sources, so between 1 and {sources} shards")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    config = config.model_copy(update={"store": absolute_url(config.store)})
+    sources = len(open_store(config.store).sources)
+    if config.shards > sources:
+        raise ConfigError(
+            f"--shards is {config.shards}; the store has {sources} sources, so between 1 and {sources} shards"
+        )
     connect()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    gpus = gpus_per_actor(shards)
+    running = NAME in serve.status().applications
+    if running:
+        _check_place(host, port)
+    else:
+        _check_port(host, port)
+    _check_room(config, beside=running and config.surge)
     serve.start(http_options=HTTPOptions(host=host, port=port))
-    return serve.run(application(store, shards, gpus), name=NAME, logging_config=LoggingConfig(log_level="WARNING"))
+    try:
+        return serve.run(application(config), name=NAME, logging_config=LoggingConfig(log_level="WARNING"))
+    except RuntimeError as error:
+        why = serve.status().applications[NAME].message if NAME in serve.status().applications else str(error)
+        if not running:
+            serve.delete(NAME)
+        raise StoreError(f"the service could not be started: {_last_line(why)}") from error
 
 
 def stop() -> None:
     """Stop the service; requests under way are answered first."""
     if ray.is_initialized():
         serve.delete(NAME)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+
+
+def _check_place(host: str, port: int) -> None:
+    client = _get_global_client()
+    assert client is not None
+    own = client.http_config
+    if (own.host, own.port) != (host, port):
+        raise ConfigError(
+            f"this cluster serves at {own.host}:{own.port} already, not at {host}:{port}; give that --host and --port to "
+            "change its store, or stop it first"
+        )
+
+
+def _check_room(config: ServiceConfig, *, beside: bool) -> None:
+    """Raises ConfigError where the shards would wait for ever, for nodes that are not there."""
+    needed = config.cpus * config.shards * config.replicas
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    if beside and (free := ray.available_resources().get("CPU", 0.0)) < needed <= cpus:
+        raise ConfigError(
+            f"the new shards need {needed:g} CPU(s) beside the old ones, and {free:g} are free; add nodes, or let "
+            "requests wait while the old ones are replaced, with --no-surge"
+        )
+    if needed > cpus:
+        raise ConfigError(f"the Ray cluster has {cpus:g} CPU(s), the shards need {needed:g}; ask for fewer --shards")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if "Error: " in line]
+    return (said or lines or ["no reason is known"])[-1]

@@ -21,17 +21,6 @@ COMPLETION_EXAMPLE: dict[str, Any] = {"prompt": "The state of the union", "max_t
 RANK = "reckon the scores from so many directions of the store's readout basis; by default they are exact"
 
 
-class AskedQuery(Query):
-    """A query, and what its answer is compared with."""
-
-    baseline: str | None = Field(
-        None,
-        description="another completion of the same prompt; scores are then of this completion rather than that one",
-        min_length=1,
-        max_length=1_000_000,
-    )
-
-
 class Options(Settings):
     """What is said of each answer."""
 
@@ -55,13 +44,13 @@ class AttributionRequest(Options):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
-    queries: list[AskedQuery] = Field(min_length=1, max_length=MOST_QUERIES)
+    queries: list[Query] = Field(min_length=1, max_length=MOST_QUERIES)
 
     @model_validator(mode="before")
     @classmethod
     def _single_query(cls, values: Any) -> Any:
         if isinstance(values, dict) and "completion" in values and "queries" not in values:
-            query = {key: values[key] for key in AskedQuery.model_fields if key in values}
+            query = {key: values[key] for key in Query.model_fields if key in values}
             return {**{key: value for key, value in values.items() if key not in query}, "queries": [query]}
         return values
 

@@ -1,35 +1,89 @@
-"""A readout shard: the model, and the tangents of every N-th source."""
+"""A readout shard: a process with the model and every N-th row of what is read out."""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ray import serve
+import ray
 
-from dist_attr.config import ReadoutName
-from dist_attr.readout import Attribution, Attributor, Query
-from dist_attr.store import open_store
+from dist_attr.config import ReadoutName, ServiceConfig
+from dist_attr.errors import StoreError
+from dist_attr.readout import (
+    Along,
+    EncodedQuery,
+    ReadoutEngine,
+    Rows,
+    Sampling,
+    check_readout,
+    compute_in,
+    generate,
+)
+from dist_attr.store import BasisRows, open_basis, open_store
+
+ASIDE = "aside"  # the thread that answers beside the one that computes
 
 
-@serve.deployment(health_check_period_s=5, graceful_shutdown_timeout_s=20)
+@dataclass(frozen=True, eq=False)
+class ShardFacts:
+    """What a shard says of itself.
+
+    Attributes:
+        context: tokens that the model reads at once.
+        precision_error: see `compute_in`.
+        basis: of each of its directions, what belongs to it; no directions. None if it holds none.
+    """
+
+    context: int
+    precision_error: float | None
+    basis: BasisRows | None
+
+
 class ReadoutShard:
-    """Sources `index`, `index + shards`, ... of a store."""
+    """Sources `index`, `index + shards`, ... of a store, or such directions of its basis, or both.
 
-    def __init__(self, store: str, index: int, shards: int) -> None:
-        opened = open_store(store)
-        self._identity = opened.manifest.identity
-        self._attributor = Attributor(opened, rows=range(index, len(opened.sources), shards))
-        # One thread: a functional call swaps the parameters of the module while it runs.
-        self._executor = ThreadPoolExecutor(max_workers=1)
+    Args:
+        config: of the service.
+        index: of this shard.
+        identity: of the store; what lies at its URL may have changed before a shard is started again.
+        hold: the sources, the directions, or both.
 
-    async def attribute(self, identity: str, queries: list[Query], readout: ReadoutName) -> Attribution:
-        """Scores of this shard's sources, if this is the shard of that store."""
-        if identity != self._identity:
-            raise RuntimeError(f"this shard holds store {self._identity}, not {identity}")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._attributor.attribute, queries, readout)
+    Raises:
+        StoreError: it is another store, damaged, or its derivatives are wrong on this device.
+    """
 
-    async def ready(self) -> str:
-        """The identity of the store this shard holds."""
-        return self._identity
+    def __init__(self, config: ServiceConfig, index: int, identity: str, hold: Sequence[str]) -> None:
+        store = open_store(config.store)
+        if store.manifest.identity != identity:
+            raise StoreError(f"what lies at {config.store} is no longer the store {identity}; start the service again")
+        engine = ReadoutEngine(store, model=config.model, per_pass=config.per_pass)
+        self._index, self._shards, self._engine = index, config.shards, engine
+        # One part of the rows may be empty, where there are fewer of them than shards.
+        self._sources = self._directions = Rows(store.codec, [], store.manifest.space.size, engine.device)
+        small = None
+        if "sources" in hold:
+            self._sources = Rows.of(store, range(index, len(store.sources), config.shards), engine.device)
+        if "basis" in hold and (basis := open_basis(store)) is not None:
+            small = basis.rows(range(index, basis.manifest.rank, config.shards))
+            self._directions = Rows(store.codec, small.directions, store.manifest.space.size, engine.device)
+            small = BasisRows([], small.mixing, small.residual, small.token_residual)
+        checked = self._sources if len(self._sources) else self._directions
+        if len(checked):
+            check_readout(engine, checked)
+        self._facts = ShardFacts(engine.context, compute_in(engine, config.precision, checked), small)
+
+    def read(self, queries: Sequence[EncodedQuery], readout: ReadoutName, rank: int | None) -> list[Along]:
+        """Read out queries along this shard's sources or, with a rank, its part of the first so many directions."""
+        if rank is None:
+            return self._engine.read(queries, self._sources, readout)
+        own = len(range(self._index, rank, self._shards))
+        return self._engine.read(queries, self._directions.first(own), readout)
+
+    def generate(self, prompt: str, sampling: Sampling) -> tuple[EncodedQuery, bool]:
+        """What the model answers, and whether it ended the answer itself."""
+        return generate(self._engine, prompt, sampling)
+
+    @ray.method(concurrency_group=ASIDE)
+    def facts(self) -> ShardFacts:
+        """What it holds; also while it computes."""
+        return self._facts

@@ -9,7 +9,7 @@ from dist_attr.demo.run import demo_config
 from dist_attr.demo.speeches import PRESIDENTS, TRAINING_WORDS, HeldOut, split_speeches
 from dist_attr.readout import Query
 from dist_attr.serving import AttributionResponse
-from dist_attr.serving.schemas import AttributedQuery, SourceScore, StoreIdentity
+from dist_attr.serving.schemas import AttributedQuery, Fidelity, SourceScore, StoreIdentity
 
 
 def test_as_many_words_of_each_and_nothing_held_out_is_trained_on() -> None:
@@ -23,16 +23,15 @@ def test_as_many_words_of_each_and_nothing_held_out_is_trained_on() -> None:
 
 
 def answer(rankings: list[list[str]]) -> AttributionResponse:
-    identity = StoreIdentity(
-        identity="", created="", method="trajectory", model="", tokenizer="", corpus="", coverage=1.0
-    )
+    identity = StoreIdentity(identity="", created="", method="trajectory", model="", tokenizer="", corpus="")
+    fidelity = Fidelity(measured=[], coverage=1.0, codec="int8", precision="fp32", precision_error=None)
     results = [
         AttributedQuery(
             tokens=[], token_logprobs=[], logprob=0.0, sources=[SourceScore(source=s, score=0.0) for s in names]
         )
         for names in rankings
     ]
-    return AttributionResponse(store=identity, readout="linear", results=results)
+    return AttributionResponse(store=identity, readout="linear", fidelity=fidelity, results=results)
 
 
 def test_ranks_are_counted_against_the_speaker() -> None:

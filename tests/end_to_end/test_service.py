@@ -18,6 +18,7 @@ import pytest
 from ray import serve
 
 import dist_attr as da
+from dist_attr.config import ServiceConfig
 from dist_attr.errors import ConfigError, QueryError
 from dist_attr.serving import AttributionRequest, application, deploy, stop
 from dist_attr.serving.client import ask
@@ -50,7 +51,7 @@ def attributor(store: da.InfluenceStore) -> da.Attributor:
 @pytest.fixture(scope="module")
 def endpoint(store: da.InfluenceStore) -> Iterator[str]:
     port = free_port()
-    deploy(store.url, shards=2, port=port)
+    deploy(ServiceConfig(store=store.url, surge=False), port=port)
     yield f"http://127.0.0.1:{port}"
     stop()
 
@@ -92,7 +93,7 @@ def test_sources_are_ranked_and_cut(endpoint: str) -> None:
 
 
 def test_a_rank_is_refused(endpoint: str) -> None:
-    with pytest.raises(QueryError, match="the service reads out every source; leave out the rank"):
+    with pytest.raises(QueryError, match="the store has no readout basis"):
         ask(endpoint, AttributionRequest(queries=QUERIES[:1], rank=2))
 
 
@@ -111,7 +112,8 @@ def test_the_answer_names_its_store(endpoint: str, store: da.InfluenceStore) -> 
 
 
 def test_health_sources_and_openapi(endpoint: str) -> None:
-    assert httpx.get(f"{endpoint}/healthz").json() == {"status": "ok", "shards": 2}
+    assert httpx.get(f"{endpoint}/healthz").json()["status"] == "ok"
+    assert httpx.get(f"{endpoint}/readyz").json() == {"status": "ok", "shards": 2}
     listed = httpx.get(f"{endpoint}/v1/sources").json()["sources"]
     assert [source["source"] for source in listed] == list(SOURCES)
     assert "/v1/attributions" in httpx.get(f"{endpoint}/openapi.json").json()["paths"]
@@ -159,15 +161,17 @@ def test_a_refusal_of_the_service_is_the_clients_error(endpoint: str) -> None:
         ask(endpoint, AttributionRequest(queries=[da.Query(prompt="a" * 60, completion="b")]))
     with pytest.raises(QueryError, match="no service answers"):
         ask(f"http://127.0.0.1:{free_port()}", AttributionRequest(queries=QUERIES))
-    with pytest.raises(QueryError, match="404"):
+    with pytest.raises(QueryError, match="elsewhere: Not Found; the API is described at /docs"):
         ask(f"{endpoint}/elsewhere", AttributionRequest(queries=QUERIES))
 
 
-def test_a_taken_port_and_too_many_shards_are_refused(endpoint: str, store: da.InfluenceStore) -> None:
-    with pytest.raises(ConfigError, match="cannot listen"):
-        deploy(store.url, port=int(endpoint.rpartition(":")[2]))
+def test_a_service_elsewhere_and_too_many_shards_are_refused(endpoint: str, store: da.InfluenceStore) -> None:
+    with pytest.raises(ConfigError, match=f"this cluster serves at 127.0.0.1:{endpoint.rpartition(':')[2]} already"):
+        deploy(ServiceConfig(store=store.url), port=free_port())
     with pytest.raises(ConfigError, match="between 1 and 5 shards"):
-        deploy(store.url, shards=6, port=free_port())
+        deploy(ServiceConfig(store=store.url, shards=6), port=free_port())
+    with pytest.raises(ConfigError, match="the shards need 400"):
+        deploy(ServiceConfig(store=store.url, cpus=200), port=int(endpoint.rpartition(":")[2]))
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -181,8 +185,13 @@ def test_laws_8_and_9_any_number_of_shards_and_no_backward_pass(
 ) -> None:
     hooks = Path(__file__).parents[1] / "hooks"
     disabled = {"PYTHONPATH": f"{hooks}{os.pathsep}{hooks.parents[1]}", "NO_BACKWARD_WITNESS": str(tmp_path)}
-    monkeypatch.setattr("dist_attr.serving.deployment.ENVIRONMENT", {"OMP_WAIT_POLICY": "PASSIVE", **disabled})
-    handle = serve.run(application(store.url, shards), name=f"no_backward_{shards}", route_prefix=f"/no{shards}")
+    for room in ("deployment", "shards"):
+        monkeypatch.setattr(f"dist_attr.serving.{room}.ENVIRONMENT", {"OMP_WAIT_POLICY": "PASSIVE", **disabled})
+    handle = serve.run(
+        application(ServiceConfig(store=store.url, shards=shards)),
+        name=f"no_backward_{shards}",
+        route_prefix=f"/no{shards}",
+    )
     assert handle is not None
     answer = ask(f"{endpoint}/no{shards}", AttributionRequest(queries=QUERIES, tokens=True))
     assert_equal(answer, attributor.attribute(QUERIES))

@@ -1,0 +1,145 @@
+"""What an ingress does for a request: lets it in, has it answered, and asks again where whoever answered is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from dist_attr.config import ServiceConfig
+from dist_attr.errors import BusyError, UnavailableError
+from dist_attr.readout import Attribution, Query, Sampling
+from dist_attr.serving.metrics import IngressMetrics
+from dist_attr.serving.readout import Generated
+from dist_attr.serving.schemas import AnswerFacts, Options, SourcesResponse, StoreResponse
+
+T = TypeVar("T")
+AGAIN = 3  # times that a request is asked again
+PAUSE = 0.3  # seconds before that
+GRACE = 2.0  # seconds beyond a request's timeout, for whoever answers to say so itself
+ASIDE_SECONDS = 10.0  # for what takes no readout
+
+
+class Front:
+    """Answers requests through a deployment of `Readout`.
+
+    Args:
+        config: of the service.
+        readout: the deployment.
+        metrics: where it counts.
+    """
+
+    def __init__(self, config: ServiceConfig, readout: DeploymentHandle[Any], metrics: IngressMetrics) -> None:
+        self._config, self._readout, self._metrics = config, readout, metrics
+        self._admitted = 0
+        self._answered: deque[tuple[float, int]] = deque(maxlen=64)  # when, and how many queries
+        metrics.admitted.set_function(lambda: self._admitted)
+
+    async def attribute(
+        self, queries: Sequence[Query], options: Options
+    ) -> AsyncGenerator[AnswerFacts | Attribution, None]:
+        """First what is true of the whole answer, then the attributions of all queries, in order, some at a time.
+
+        Raises:
+            BusyError: too many queries are being answered.
+            TimeoutError: it took too long.
+            DistAttrError: as `Readout.attribute` raises it.
+        """
+        timeout, done, facts, failures = self._timeout(options), 0, None, 0
+        deadline = asyncio.get_running_loop().time() + timeout
+        with self._let_in(len(queries)):
+            while True:
+                left = deadline - asyncio.get_running_loop().time()
+                stream: Any = self._readout.options(stream=True).attribute.remote(queries[done:], options, left)
+                try:
+                    async with asyncio.timeout(left + GRACE):
+                        async for part in stream:
+                            if isinstance(part, Attribution):
+                                done += len(part.tokens)
+                                yield part
+                            elif facts is None:
+                                facts = part
+                                yield part
+                            elif part != facts:
+                                raise UnavailableError("the store was changed in the middle of the answer; ask again")
+                    return
+                except Exception as error:  # noqa: BLE001  some of them mean that another may answer
+                    failures = await self._again(error, failures)
+
+    async def complete(self, prompt: str, sampling: Sampling, options: Options) -> Generated:
+        """The model's answer with its attribution. Raises as `attribute` does."""
+        timeout = self._timeout(options)
+        with self._let_in(1):
+            return await self._call(
+                lambda: self._readout.complete.remote(prompt, sampling, options, timeout), timeout + GRACE
+            )
+
+    async def describe(self) -> StoreResponse:
+        """What is served."""
+        return await self._call(lambda: self._readout.describe.remote(), ASIDE_SECONDS)
+
+    async def sources(self) -> SourcesResponse:
+        """The sources that can be credited."""
+        return await self._call(lambda: self._readout.sources.remote(), ASIDE_SECONDS)
+
+    async def shards(self) -> int:
+        """How many shards answer. Raises UnavailableError unless all do, soon."""
+        try:
+            async with asyncio.timeout(ASIDE_SECONDS):
+                return int(await self._readout.ready.remote())
+        except Exception as error:
+            raise UnavailableError("not all shards answer") from error
+
+    async def _call(self, ask: Callable[[], Awaitable[T]], seconds: float) -> T:
+        failures = 0
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    return await ask()
+                except Exception as error:  # noqa: BLE001  as above
+                    failures = await self._again(error, failures)
+
+    async def _again(self, error: Exception, failures: int) -> int:
+        """Waits before another is asked, and counts; raises the error if that is no use."""
+        if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+            raise error.cause
+        if isinstance(error, BackPressureError):
+            raise BusyError("the service has more requests than it can answer", self._wait()) from error
+        if not isinstance(error, RayActorError | DeploymentUnavailableError) or failures == AGAIN:
+            raise error
+        self._metrics.retried.inc()
+        await asyncio.sleep(PAUSE * 2**failures)
+        return failures + 1
+
+    def _timeout(self, options: Options) -> float:
+        return min(options.timeout or self._config.timeout, self._config.timeout)
+
+    @contextmanager
+    def _let_in(self, queries: int) -> Iterator[None]:
+        most = self._config.most_waiting
+        if self._admitted and self._admitted + queries > most:  # a single request is always let in
+            raise BusyError(
+                f"{self._admitted} queries are being answered, and {most} are let in at once; ask again later",
+                self._wait(),
+            )
+        self._admitted += queries
+        try:
+            yield
+            self._answered.append((time.monotonic(), queries))
+        finally:
+            self._admitted -= queries
+
+    def _wait(self) -> int:
+        """Seconds until about half of the queries that are let in are answered, at the pace of the last ones."""
+        if len(self._answered) < 2:
+            return 1
+        seconds = max(time.monotonic() - self._answered[0][0], 1e-3)
+        pace = sum(queries for _, queries in self._answered) / seconds
+        return int(min(max(self._admitted / 2 / pace, 1), 30))
