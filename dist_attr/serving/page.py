@@ -48,5 +48,5 @@ async def index(request: Request) -> Response:
 async def part(name: str, request: Request) -> Response:
     """What the page loads."""
     if name == INDEX or name not in FILES:
-        raise HTTPException(404, f"the page has no {name}")
+        raise HTTPException(404, "the page has no such file")
     return _file(name, request)

@@ -19,12 +19,20 @@ let again = null; // what to do once there is a key
 async function learn(waiting) {
   served ??= await call("v1/store", waiting);
   at("served").textContent = storeInWords(served);
-  at("max_tokens").max = Math.min(at("max_tokens").max, served.context);
+  const most = at("max_tokens");
+  most.max = Math.min(most.max, served.context);
+  most.value = Math.min(most.value, most.max);
   if (served.sources > MANY_SOURCES && at("top").value === "" && location.hash === "") at("top").value = CUT;
   fitOptions();
+  if (!served.exact) at("options").open = true;
 }
 
 function fitOptions() {
+  for (const option of served ? at("readout").options : []) {
+    // bf16 is too coarse for differences of models, and a basis is linear.
+    const bent = option.value === "counterfactual" && !served.exact;
+    option.disabled = bent || (option.value !== "linear" && served.fidelity.precision === "bf16");
+  }
   const readout = at("readout").value;
   at("readout-says").textContent = readoutSays(readout);
   const bent = readout === "counterfactual";
@@ -39,8 +47,6 @@ function fitOptions() {
     ? "The counterfactual readout is not linear and has no basis."
     : `1 to ${basis.rank}; all keep ${percent(basis.energy, 4)} of the scores. ` +
       (served.exact ? "Faster with many sources, and with standard errors." : "The service holds no more than the basis, so it needs a number.");
-  for (const option of at("readout").options) option.disabled = !served.exact && option.value === "counterfactual";
-  if (!served.exact) at("options").open = true;
 }
 
 // Asking.
@@ -53,8 +59,8 @@ async function ask() {
   const began = performance.now();
   const clock = setInterval(() => tick(began), 1000);
   tick(began);
-  const onBusy = (seconds) => {
-    busyFor = seconds;
+  const onBusy = (seconds, reason) => {
+    busy = seconds && againIn(seconds, reason);
     tick(began);
   };
   try {
@@ -63,7 +69,12 @@ async function ask() {
     const asked = question();
     const link = fragment(asked);
     if (location.hash !== link) history.pushState(null, "", link);
-    showAnswer(asked, await call(asked.path, { body: asked.body, signal: mine.signal, onBusy }));
+    const answer = await call(asked.path, { body: asked.body, signal: mine.signal, onBusy });
+    if ((answer.attribution ?? answer).store.identity !== served.store.identity) {
+      served = null; // the service has changed to another store since
+      await learn({ signal: mine.signal, onBusy });
+    }
+    showAnswer(asked, answer);
   } catch (error) {
     if (error.name === "AbortError") {
       if (waiting === mine) say("Aborted.");
@@ -74,17 +85,18 @@ async function ask() {
   }
 }
 
-let busyFor = 0;
+let busy = null; // what is said instead of the time while the service cannot answer
+
+const againIn = (seconds, reason) => `Trying again in ${seconds} s: ${reason}`;
 
 function tick(began) {
   const seconds = Math.round((performance.now() - began) / 1000);
-  at("waited").textContent = busyFor
-    ? `The service is busy; trying again in ${busyFor} s.`
-    : `${byModel() ? "The model answers, and its sources are found" : "Finding the sources"}: ${seconds} s`;
+  at("waited").textContent =
+    busy || `${byModel() ? "The model answers, and its sources are found" : "Finding the sources"}: ${seconds} s`;
 }
 
 function showWaiting(is) {
-  busyFor = 0;
+  busy = null;
   at("waiting").hidden = !is;
   at("abort").hidden = !is;
   at("ask").disabled = is;
@@ -231,7 +243,7 @@ async function begin() {
   at("forget-key").hidden = !hasKey();
   if (fill(location.hash)) return ask();
   try {
-    await learn({ onBusy: (seconds) => (at("served").textContent = `The service is busy; trying again in ${seconds} s.`) });
+    await learn({ onBusy: (seconds, reason) => (at("served").textContent = againIn(seconds, reason)) });
   } catch (error) {
     at("served").textContent = "";
     showProblem(error, begin);

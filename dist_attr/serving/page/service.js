@@ -17,18 +17,20 @@ export const forgetKey = () => sessionStorage.removeItem(KEY);
 /**
  * The JSON that the service answers; a path is relative to the page's, for the service may lie below any prefix.
  *
- * A busy service says when to come again. `onBusy` is then called each second with the seconds left.
+ * A service that cannot answer now says when to come again: `onBusy` is then called each second with the seconds left and
+ * the reason, and at last with 0 seconds.
  */
 export async function call(path, { body, signal, onBusy = () => {} } = {}) {
   for (;;) {
     const answer = await send(path, body, signal);
     const seconds = secondsToWait(answer);
     if (seconds === null) return read(answer);
+    const reason = await read(answer).catch((problem) => problem.detail);
     for (let left = seconds; left > 0; left--) {
-      onBusy(left);
-      await pause(Math.min(left, 1), signal);
+      onBusy(left, reason);
+      await pause(1, signal);
     }
-    onBusy(0);
+    onBusy(0, "");
   }
 }
 
