@@ -4,7 +4,7 @@ import { AnswerView } from "./answer.js";
 import { copy, download, element } from "./elements.js";
 import { byModel, fill, fragment, question, setAnswer, showWhoWrites } from "./query.js";
 import { call, forgetKey, hasKey, Problem, setKey } from "./service.js";
-import { count, csvOf, fidelityInWords, percent, plain, readoutSays, storeInWords } from "./words.js";
+import { count, csvOf, limitsInWords, measuredInWords, percent, plain, readoutSays, storeInWords } from "./words.js";
 
 const MANY_SOURCES = 100; // from here on the form begins with a cut
 const CUT = 50;
@@ -143,10 +143,11 @@ function showAnswer({ path, body }, answer) {
   const { sources } = result;
   at("answer").replaceChildren(
     element("h2", { text: generated ? "The model's answer" : "Answer" }),
+    element("p", { id: "measured", class: "soft", text: measuredInWords(attribution).join(" ") }),
     view.root,
     element("p", { class: "soft", text: facts(result, generated ? answer : null) }),
     actions(answer, result),
-    ...trust(attribution),
+    ...limits(attribution),
   );
   at("nothing").hidden = true;
   at("answer").hidden = false;
@@ -185,7 +186,7 @@ function actions(answer, result) {
   ]);
 }
 
-function trust(attribution) {
+function limits(attribution) {
   const { store } = attribution;
   const rows = {
     readout: attribution.readout,
@@ -197,8 +198,8 @@ function trust(attribution) {
   };
   const terms = Object.entries(rows).flatMap(([name, value]) => [element("dt", { text: name }), element("dd", { text: value })]);
   return [
-    element("h3", { text: "How far to trust it" }),
-    element("ul", { id: "fidelity" }, fidelityInWords(attribution).map((text) => element("li", { text }))),
+    element("h3", { text: "What the scores leave out" }),
+    element("ul", { id: "limits" }, limitsInWords(attribution).map((text) => element("li", { text }))),
     element("h3", { text: "Where it comes from" }),
     element("dl", {}, terms),
   ];

@@ -43,14 +43,18 @@ export function storeInWords(served) {
   ].join(" · ");
 }
 
-/** How far an answer's scores can be trusted, a sentence or two for each reason. */
-export function fidelityInWords(facts) {
-  const { fidelity, readout, rank } = facts;
-  const said = fidelity.measured.map((measured) => measuredInWords(measured, readout));
-  if (said.length === 0)
-    said.push("Nobody has measured on this model how well the scores predict what retraining without a source would do.");
-  said.push(`They cover ${percent(fidelity.coverage)} of the model's parameters.`);
-  said.push(`The store keeps its numbers as ${CODECS[fidelity.codec] ?? fidelity.codec}.`);
+/** How well the scores predict what retraining would do, a sentence for each measurement. */
+export function measuredInWords({ fidelity, readout }) {
+  if (fidelity.measured.length > 0) return fidelity.measured.map((measured) => measurementInWords(measured, readout));
+  return ["Nobody has measured on this model how well the scores predict what retraining without a source would do."];
+}
+
+/** What the scores leave out, a sentence for each reason. */
+export function limitsInWords({ fidelity, rank }) {
+  const said = [
+    `The scores cover ${percent(fidelity.coverage)} of the model's parameters.`,
+    `The store keeps its numbers as ${CODECS[fidelity.codec] ?? fidelity.codec}.`,
+  ];
   if (fidelity.precision_error !== null)
     said.push(
       `The readout computes in ${fidelity.precision}, which is wrong by ${percent(fidelity.precision_error, 2)} of a token's ` +
@@ -67,7 +71,7 @@ export function fidelityInWords(facts) {
   return said;
 }
 
-function measuredInWords(measured, readout) {
+function measurementInWords(measured, readout) {
   const { truth, dropped, retrained, queries, correlation, interval, slope, ceiling } = measured;
   const across = dropped === 1 ? "rank correlation over sources" : "LDS";
   const truths = { "this run": "with the same seed", "any such run": "with fresh seeds" };
