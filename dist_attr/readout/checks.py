@@ -14,7 +14,9 @@ from dist_attr.readout.query import EncodedQuery
 from dist_attr.readout.rows import Rows
 
 PROBES, TOKENS = 4, 48
-AGREE = 0.02  # as a share of the scores' size; central differences are right to about a thousandth
+AGREE = (
+    0.1  # as a share of the scores' size; differences bend by a hundredth, and a wrong derivative is off by all of it
+)
 
 
 def check_readout(engine: ReadoutEngine, rows: Rows) -> None:

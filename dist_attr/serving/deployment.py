@@ -114,8 +114,8 @@ def _check_place(host: str, port: int) -> None:
     own = client.http_config
     if (own.host, own.port) != (host, port):
         raise ConfigError(
-            f"this cluster serves at {own.host}:{own.port} already, not at {host}:{port}; give that --host and --port to "
-            "change its store, or stop it first"
+            f"this cluster serves at {own.host}:{own.port} already, not at {host}:{port}; give that --host and --port "
+            "to change its store, or stop it first"
         )
 
 

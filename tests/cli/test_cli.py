@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dist_attr.cli import app
-from tests.readout.test_attributor import make_store
+from tests.readout.test_attributor import NAMES
+from tests.stores import make_store
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,7 +23,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_store(tmp_path_factory.mktemp("cli")).url
+    return make_store(tmp_path_factory.mktemp("cli"), NAMES).url
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_refusal_of_the_service_is_the_clients_error(endpoint: str) -> None:
         ask(endpoint, AttributionRequest(queries=[da.Query(prompt="a" * 60, completion="b")]))
     with pytest.raises(QueryError, match="no service answers"):
         ask(f"http://127.0.0.1:{free_port()}", AttributionRequest(queries=QUERIES))
-    with pytest.raises(QueryError, match="elsewhere: Not Found; the API is described at /docs"):
+    with pytest.raises(QueryError, match="elsewhere/v1/attributions: Not Found; the API is described at /docs"):
         ask(f"{endpoint}/elsewhere", AttributionRequest(queries=QUERIES))
 
 

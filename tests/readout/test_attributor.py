@@ -14,74 +14,17 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dist_attr as da
-from dist_attr.config import ModelConfig, StoreConfig
-from dist_attr.corpus import load_tokenizer, tokenizer_fingerprint
 from dist_attr.errors import ModelError, QueryError, StoreError
 from dist_attr.influence import ParameterSpace
-from dist_attr.models import build_model, model_fingerprint, save_model, upload_folder
 from dist_attr.store import (
-    Manifest,
-    ModelIdentity,
     Place,
-    SourceRecord,
-    Space,
-    StoreWriter,
     copy_model,
     copy_store,
 )
 from tests.s3_server import S3Server
+from tests.stores import GPT2, make_store
 
-LLAMA = {
-    "model_type": "llama",
-    "num_hidden_layers": 2,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-}
 NAMES = ("ant", "bee", "cat")
-
-
-def make_store(folder: Path, model_type: str = "llama") -> da.InfluenceStore:
-    """A model with random weights and random small tangents, as a run would leave them."""
-    settings = LLAMA if model_type == "llama" else {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2}
-    tokenizer = load_tokenizer("bytes", [])
-    model = build_model(ModelConfig(config=settings), vocabulary=257, end_of_text=256, sequence_length=24, seed=3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
-    space = ParameterSpace.of(model)
-    save_model(model, f"{folder}/model")
-    with upload_folder(f"{folder}/model") as files:
-        tokenizer.save_pretrained(files)
-    manifest = Manifest(
-        identity="one",
-        created="2026-01-01T00:00:00+00:00",
-        complete=False,
-        model=None,
-        space=Space(names=space.names, shapes=space.shapes, coverage=1.0),
-        encoding=StoreConfig(codec="float32"),
-        sources=len(NAMES),
-        sources_checksum=None,
-        corpus="c" * 64,
-        computes="e" * 64,
-        run=da.RunConfig(),
-        versions={},
-    )
-    writer = StoreWriter.create(
-        f"{folder}/influence.zarr",
-        manifest,
-        [
-            SourceRecord(name=n, documents=1, tokens=1, trained_tokens=1, first_step=0, last_step=0, examples=())
-            for n in NAMES
-        ],
-    )
-    for row, tangent in enumerate(0.02 * np.random.default_rng(0).standard_normal((3, space.size))):
-        writer.write(row, tangent.astype(np.float32), 1)
-    writer.finish(
-        ModelIdentity(type=model_type, weights=model_fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer))
-    )
-    return da.open_store(writer.url)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(folder: Path) -> da.InfluenceStore:
-    return make_store(folder)
+    return make_store(folder, NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +157,7 @@ def test_the_model_beside_a_store_is_reached_as_the_store_is(
 
 
 def test_another_model_is_refused(store: da.InfluenceStore, tmp_path: Path) -> None:
-    make_store(tmp_path, "gpt2")
+    make_store(tmp_path, NAMES, settings=GPT2)
     with pytest.raises(StoreError, match="belongs to another model"):
         da.Attributor(store, model=str(tmp_path / "model"))
     with pytest.raises(ModelError, match="there is no model at"):
@@ -224,7 +167,7 @@ def test_another_model_is_refused(store: da.InfluenceStore, tmp_path: Path) -> N
 def test_the_model_is_the_one_beside_the_store_whatever_its_manifest_names(
     folder: Path, store: da.InfluenceStore, attributor: da.Attributor, tmp_path: Path
 ) -> None:
-    make_store(tmp_path / "other", "gpt2")
+    make_store(tmp_path / "other", NAMES, settings=GPT2)
     shutil.copytree(folder, tmp_path / "copy")
     run = da.RunConfig.model_validate({"model": {"path": f"{tmp_path}/other/model"}, "output": f"{tmp_path}/other"})
     manifest = store.manifest.model_copy(update={"run": run})

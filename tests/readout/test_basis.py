@@ -7,19 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 import dist_attr as da
-from dist_attr.config import CodecName, ModelConfig, StoreConfig
-from dist_attr.corpus import load_tokenizer, tokenizer_fingerprint
+from dist_attr.config import CodecName
 from dist_attr.errors import QueryError, StoreError
-from dist_attr.influence import ParameterSpace
-from dist_attr.models import build_model, model_fingerprint, save_model, upload_folder
 from dist_attr.readout import calibrate, sample_queries
-from dist_attr.store import ModelIdentity, SourceRecord, Space, StoreWriter, open_basis
-from tests.readout.test_attributor import LLAMA
-from tests.store.test_store import manifest
+from dist_attr.store import open_basis
+from tests import stores
 
 SOURCES = 12
 WORDS = ("the", "state", "of", "union", "is", "strong", "we", "shall", "not", "fear", "what", "comes", "nor", "those")
@@ -35,32 +30,8 @@ def queries(count: int, seed: int) -> list[da.Query]:
 
 
 def make_store(folder: Path, codec: CodecName = "float32") -> da.InfluenceStore:
-    """A model with random weights, and tangents that vary in few directions and a little in all others."""
-    tokenizer = load_tokenizer("bytes", [])
-    model = build_model(ModelConfig(config=LLAMA), vocabulary=257, end_of_text=256, sequence_length=48, seed=3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
-    space = ParameterSpace.of(model)
-    save_model(model, f"{folder}/model")
-    with upload_folder(f"{folder}/model") as files:
-        tokenizer.save_pretrained(files)
-    values = {"space": Space(names=space.names, shapes=space.shapes, coverage=1.0), "sources": SOURCES}
-    records = [
-        SourceRecord(name=f"s{n}", documents=1, tokens=1, trained_tokens=1, first_step=0, last_step=0, examples=())
-        for n in range(SOURCES)
-    ]
-    writer = StoreWriter.create(
-        f"{folder}/influence.zarr", manifest(**values, encoding=StoreConfig(codec=codec)), records
-    )
-    draw = np.random.default_rng(0)
-    few = draw.standard_normal((SOURCES, 4)) @ draw.standard_normal((4, space.size))
-    for row, tangent in enumerate(0.02 * (few + 0.3 * draw.standard_normal((SOURCES, space.size)))):
-        writer.write(row, tangent.astype(np.float32), 1)
-    writer.finish(
-        ModelIdentity(type="llama", weights=model_fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer))
-    )
-    return da.open_store(writer.url)
+    """Tangents that vary in few directions and a little in all others."""
+    return stores.make_store(folder, [f"s{n}" for n in range(SOURCES)], context=48, codec=codec, directions=4)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +101,7 @@ def test_more_directions_leave_less(store: da.InfluenceStore, exact: da.Attribut
 def test_token_scores_add_up_to_the_score(store: da.InfluenceStore) -> None:
     found = da.Attributor(store, rank=3).attribute(NEW[:5])
     for score, of_tokens in zip(found.scores, found.token_scores, strict=True):
-        np.testing.assert_allclose(of_tokens.sum(1), score, rtol=1e-6)
+        np.testing.assert_allclose(of_tokens.sum(1), score, rtol=1e-4, atol=1e-5)
 
 
 def test_some_sources_through_the_same_directions(store: da.InfluenceStore) -> None:
