@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 import dist_attr as da
 from dist_attr.config import ServiceConfig
@@ -67,18 +76,23 @@ def stranger(browser: Browser, endpoint: str) -> Iterator[BrowserContext]:
     context = browser.new_context(base_url=endpoint, permissions=["clipboard-read", "clipboard-write"])
     wrong: list[str] = []
 
-    def note(kind: str, text: str) -> None:
-        # The browser itself reports an answer of the service that is an error.
-        if kind in ("error", "warning") and "Failed to load resource" not in text:
-            wrong.append(text)
+    def said(message: ConsoleMessage) -> None:
+        # That an answer of the service is an error, the browser reports by itself.
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            wrong.append(message.text)
 
-    context.on("console", lambda message: note(message.type, message.text))
+    def asked(dialog: Dialog) -> None:
+        wrong.append(f"a text was run: {dialog.message}")
+        dialog.dismiss()
+
+    def requested(request: Request) -> None:
+        if not request.url.startswith((endpoint, f"blob:{endpoint}")):
+            wrong.append(f"another host was asked: {request.url}")
+
+    context.on("console", said)
     context.on("weberror", lambda error: wrong.append(str(error.error)))
-    context.on("dialog", lambda dialog: (wrong.append(f"a text was run: {dialog.message}"), dialog.dismiss()))
-    context.on(
-        "request",
-        lambda request: None if request.url.startswith((endpoint, f"blob:{endpoint}")) else wrong.append(request.url),
-    )
+    context.on("dialog", asked)
+    context.on("request", requested)
     yield context
     context.close()
     assert wrong == []
@@ -91,6 +105,7 @@ def page(stranger: BrowserContext) -> Page:
 
 
 def with_key(context: BrowserContext) -> Page:
+    """The page, opened with a key."""
     # It runs in the empty page too that is there before; that one has no storage.
     context.add_init_script(f"if (location.protocol !== 'about:') sessionStorage.setItem('key', '{KEY}')")
     page = context.new_page()
