@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from typing import Any
 
@@ -44,6 +45,7 @@ def application(config: ServiceConfig) -> serve.Application:
         "max_ongoing_requests": 1000,  # what is too much is said by the front
         "max_surge_percent": 100 if config.surge else 0,
         "health_check_period_s": 5,
+        "max_constructor_retry_count": 2,  # what is wrong with a store stays wrong
     }
     actor = {"num_cpus": 0, "runtime_env": {"env_vars": ENVIRONMENT}}
     shards = readout.options(
@@ -87,10 +89,10 @@ def deploy(config: ServiceConfig, *, host: str = "127.0.0.1", port: int = 8000) 
     try:
         return serve.run(application(config), name=NAME, logging_config=LoggingConfig(log_level="WARNING"))
     except RuntimeError as error:
-        why = serve.status().applications[NAME].message if NAME in serve.status().applications else str(error)
+        why = _why(str(error))
         if not running:
             serve.delete(NAME)
-        raise StoreError(f"the service could not be started: {_last_line(why)}") from error
+        raise StoreError(f"the service could not be started: {why}") from error
 
 
 def stop() -> None:
@@ -132,7 +134,9 @@ def _check_room(config: ServiceConfig, *, beside: bool) -> None:
         raise ConfigError(f"the Ray cluster has {cpus:g} CPU(s), the shards need {needed:g}; ask for fewer --shards")
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if "Error: " in line]
-    return (said or lines or ["no reason is known"])[-1]
+def _why(said: str) -> str:
+    """The error that kept a deployment from starting, out of the traceback that Serve has of it."""
+    application = serve.status().applications.get(NAME)
+    texts = [] if application is None else [found.message for found in application.deployments.values()]
+    found = re.findall(r"dist_attr\.errors\.\w+: (.+)", "\n".join([*texts, said]))
+    return str(found[-1]) if found else said.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ class Shards:
             try:
                 await actor.facts.remote()
             except ActorDiedError as error:
-                raise UnavailableError(f"a shard died and could not be started again: {_reason(error)}") from error
+                raise UnavailableError(f"a shard could not be started: {_reason(error)}") from error
             except RayActorError:
                 await asyncio.sleep(PAUSE)
             else:
@@ -148,4 +149,6 @@ def _cause(error: RayTaskError) -> BaseException:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    """The last line of a traceback, without the name of our own errors."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^dist_attr\.errors\.\w+: ", "", lines[-1])
