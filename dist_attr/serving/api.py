@@ -16,6 +16,7 @@ from dist_attr.serving.answers import attributed_queries, whole
 from dist_attr.serving.front import Front
 from dist_attr.serving.guard import Guard, read_keys
 from dist_attr.serving.metrics import IngressMetrics
+from dist_attr.serving.page import page_router
 from dist_attr.serving.problems import MEDIA_TYPE, answer_with_problems, id_of, problem_of
 from dist_attr.serving.schemas import (
     AnswerFacts,
@@ -74,6 +75,7 @@ def build_api(
         responses=PROBLEMS,
     )
     answer_with_problems(api)
+    api.include_router(page_router)
     api.add_middleware(Guard, keys=read_keys(config.keys_file), most_bytes=config.most_bytes, metrics=metrics)
 
     @api.post("/v1/attributions", response_model=AttributionResponse, responses=STREAMED)
