@@ -98,9 +98,11 @@ def deploy(config: ServiceConfig, *, host: str = "127.0.0.1", port: int = 8000) 
 
 
 def stop() -> None:
-    """Stop the service; requests under way are answered first."""
+    """Stop the service; requests under way are answered first. Its port is free afterwards, unless others use it."""
     if ray.is_initialized():
         serve.delete(NAME)
+        if not serve.status().applications:
+            serve.shutdown()
 
 
 def _checked(config: ServiceConfig) -> ServiceConfig:
