@@ -109,6 +109,8 @@ function showWaiting(is) {
   at("problem").replaceChildren();
   at("key-form").hidden = true;
   say("Asking the service.");
+  // On a narrow screen it lies below the form.
+  if (at("outcome").getBoundingClientRect().top > innerHeight / 2) at("outcome").scrollIntoView();
 }
 
 const say = (text) => (at("status").textContent = text);

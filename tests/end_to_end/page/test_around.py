@@ -179,6 +179,7 @@ def test_everybody_can_use_it(colours: Literal["light", "dark"], width: int, bro
         page.locator("summary").click()
         ask(page)
         expect(page.locator(".source")).to_have_count(len(NAMES))
+        expect(page.get_by_role("heading", name="Answer", exact=True)).to_be_in_viewport()
         page.locator(".token").nth(2).click()
         assert_accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
