@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from dist_attr.config import RunConfig
     from dist_attr.errors import DistAttrError
     from dist_attr.readout import Attribution, Attributor, Query, calibrate
+    from dist_attr.serving.client import AsyncClient, Client
     from dist_attr.simulation import simulate
     from dist_attr.store import InfluenceStore, open_store
 
 __all__ = [
+    "AsyncClient",
     "Attribution",
     "Attributor",
+    "Client",
     "DistAttrError",
     "InfluenceStore",
     "Query",
@@ -27,9 +30,11 @@ __all__ = [
     "simulate",
 ]
 
-_ROOMS = {
+_PLACES = {
+    "AsyncClient": "serving.client",
     "Attribution": "readout",
     "Attributor": "readout",
+    "Client": "serving.client",
     "DistAttrError": "errors",
     "InfluenceStore": "store",
     "Query": "readout",
@@ -41,10 +46,10 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _PLACES:
         raise AttributeError(f"module 'dist_attr' has no attribute {name!r}")
-    return getattr(import_module(f"dist_attr.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"dist_attr.{_PLACES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_ROOMS]
+    return [*globals(), *_PLACES]

@@ -190,6 +190,10 @@ def test_importing_the_package_is_fast() -> None:
     assert loaded_by("import dist_attr", HEAVY | {"pyarrow"}) == set()
 
 
+def test_a_client_needs_no_ray() -> None:
+    assert loaded_by("import dist_attr; dist_attr.Client, dist_attr.AsyncClient", HEAVY) == {"torch", "zarr"}
+
+
 def test_help_is_fast() -> None:
     code = """
 from typer.testing import CliRunner

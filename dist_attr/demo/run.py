@@ -12,7 +12,7 @@ from dist_attr.demo.ranks import RankCheck, check_ranks
 from dist_attr.demo.speeches import PRESIDENTS, TRAINING_WORDS, HeldOut, split_speeches, write_jsonl
 from dist_attr.display import run_progress, show_answer, write_page
 from dist_attr.serving import AttributionRequest, AttributionResponse, deploy, stop
-from dist_attr.serving.client import ask
+from dist_attr.serving.client import Client
 from dist_attr.simulation import simulate
 
 SHOWN = "Barack Obama"  # a sentence that is attributed well; the table after it says how often that is so
@@ -83,9 +83,8 @@ def run_demo(out: Path, *, port: int = 8000) -> RankCheck:
 
 
 def _ask(endpoint: str, held_out: list[HeldOut]) -> tuple[AttributionResponse, RankCheck]:
-    answer = ask(
-        endpoint, AttributionRequest(queries=[sentence.query for sentence in held_out], readout=READOUT, tokens=True)
-    )
+    with Client(endpoint) as client:
+        answer = client.attribute([sentence.query for sentence in held_out], readout=READOUT, tokens=True)
     return answer, check_ranks(held_out, answer)
 
 

@@ -96,9 +96,13 @@ def show_answer(answer: AttributionResponse, request: AttributionRequest, consol
     console = console or Console()
     for query, result in zip(request.queries, answer.results, strict=True):
         console.print(Text.assemble((query.prompt, "dim"), (query.completion, "bold")))
+        against = ""
+        if result.baseline_logprob is not None:
+            console.print(Text.assemble(("rather than", "dim"), str(query.baseline)))
+            against = f", of the baseline {result.baseline_logprob:.2f}; scores are of the difference, colours are not"
         basis = "" if answer.rank is None else f", {answer.rank} directions of its basis (± standard error)"
         console.print(
-            f"log p(completion | prompt) = {result.logprob:.2f} nats · {answer.readout} readout of a "
+            f"log p(completion | prompt) = {result.logprob:.2f} nats{against} · {answer.readout} readout of a "
             f"{answer.store.method} store{basis}\n[dim]score in nats per unit source weight: "
             "[green]positive made it likelier[/], [red]negative less likely[/]; fidelity on this model not measured[/]"
         )

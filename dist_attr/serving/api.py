@@ -36,6 +36,7 @@ from dist_attr.serving.schemas import (
 
 NDJSON = "application/x-ndjson"
 REFUSALS = {
+    400: "the body is not JSON in UTF-8",
     401: "a key is needed, and none or another was given",
     408: "the body did not arrive in time",
     413: "the body is too large",
@@ -156,10 +157,11 @@ def build_api(
 
 async def streamed(front: Front, asked: AttributionRequest, request_id: str | None) -> AsyncGenerator[bytes, None]:
     """The lines of an answer; an error after the first of them is the last line."""
-    index = 0
+    begun, index = False, 0
     try:
         async for part in front.attribute(asked.queries, asked):
             if isinstance(part, AnswerFacts):
+                begun = True
                 yield line(StreamedLine(facts=part))
                 continue
             for result in attributed_queries(part, asked):
@@ -167,14 +169,14 @@ async def streamed(front: Front, asked: AttributionRequest, request_id: str | No
                 index += 1
         yield line(StreamedLine(done=index))
     except Exception as error:
-        if index == 0:
+        if not begun:
             raise
         yield line(StreamedLine(problem=problem_of(error, request_id)[0]))
 
 
 def line(found: StreamedLine) -> bytes:
-    """A line of NDJSON; what is not said is left out."""
-    return found.model_dump_json(exclude_none=True).encode() + b"\n"
+    """A line of NDJSON, without the fields of other lines."""
+    return found.model_dump_json(exclude_unset=True).encode() + b"\n"
 
 
 async def after(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -1,6 +1,7 @@
 """The Serve application, and starting it."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: Serve validates the arguments of a config file by the annotation of
+# `application`, which has to be the class itself.
 
 import logging
 import re
@@ -26,7 +27,13 @@ DRAIN = 10.0  # seconds beyond the longest answer that a process gets to finish 
 
 
 def application(config: ServiceConfig) -> serve.Application:
-    """The ingress before copies of the readout shards; what a Serve config file names as `import_path`."""
+    """The ingress before copies of the readout shards; what a Serve config file names as `import_path`.
+
+    Raises:
+        StoreError: there is no finished store.
+        ConfigError: more shards than sources.
+    """
+    config = _checked(config)
     # The decorators of Serve turn these classes into deployments, which its types do not tell.
     readout: Any = Readout
     ingress: Any = Ingress
@@ -71,12 +78,7 @@ def deploy(config: ServiceConfig, *, host: str = "127.0.0.1", port: int = 8000) 
         StoreError: the store cannot be served.
         ConfigError: more shards than sources, the cluster is too small, or the port is taken.
     """
-    config = config.model_copy(update={"store": absolute_url(config.store)})
-    sources = len(open_store(config.store).sources)
-    if config.shards > sources:
-        raise ConfigError(
-            f"--shards is {config.shards}; the store has {sources} sources, so between 1 and {sources} shards"
-        )
+    _checked(config)  # before a cluster is started for nothing
     connect()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     running = NAME in serve.status().applications
@@ -99,6 +101,16 @@ def stop() -> None:
     """Stop the service; requests under way are answered first."""
     if ray.is_initialized():
         serve.delete(NAME)
+
+
+def _checked(config: ServiceConfig) -> ServiceConfig:
+    config = config.model_copy(update={"store": absolute_url(config.store)})
+    sources = len(open_store(config.store).sources)
+    if config.shards > sources:
+        raise ConfigError(
+            f"--shards is {config.shards}; the store has {sources} sources, so between 1 and {sources} shards"
+        )
+    return config
 
 
 def _check_port(host: str, port: int) -> None:

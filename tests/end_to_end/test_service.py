@@ -20,8 +20,7 @@ from ray import serve
 import dist_attr as da
 from dist_attr.config import ServiceConfig
 from dist_attr.errors import ConfigError, QueryError
-from dist_attr.serving import AttributionRequest, application, deploy, stop
-from dist_attr.serving.client import ask
+from dist_attr.serving import application, deploy, stop
 from tests.end_to_end.conftest import SOURCES
 
 QUERIES = [
@@ -36,6 +35,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def ask(endpoint: str, queries: list[da.Query], **options: Any) -> Any:
+    with da.Client(endpoint, retries=1) as client:
+        return client.attribute(queries, **options)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def assert_equal(answer: Any, local: da.Attribution) -> None:
 
 @pytest.mark.parametrize("readout", ["linear", "counterfactual"])
 def test_law_8_served_equals_local(readout: Any, endpoint: str, attributor: da.Attributor) -> None:
-    answer = ask(endpoint, AttributionRequest(queries=QUERIES, readout=readout, tokens=True))
+    answer = ask(endpoint, QUERIES, readout=readout, tokens=True)
     local = attributor.attribute(QUERIES, readout=readout)
     assert np.abs(local.scores).max() > 1e-3
     assert_equal(answer, local)
@@ -77,24 +81,23 @@ def test_law_8_served_equals_local(readout: Any, endpoint: str, attributor: da.A
 
 def test_law_8_under_concurrent_load(endpoint: str, attributor: da.Attributor) -> None:
     local = attributor.attribute(QUERIES)
-    request = AttributionRequest(queries=QUERIES, tokens=True)
-    with ThreadPoolExecutor(8) as pool:
-        for answer in pool.map(lambda _: ask(endpoint, request), range(32)):
+    with da.Client(endpoint) as client, ThreadPoolExecutor(8) as pool:
+        for answer in pool.map(lambda _: client.attribute(QUERIES, tokens=True), range(32)):
             assert_equal(answer, local)
 
 
 def test_sources_are_ranked_and_cut(endpoint: str) -> None:
-    whole = ask(endpoint, AttributionRequest(queries=QUERIES[:1])).results[0].sources
+    whole = ask(endpoint, QUERIES[:1]).results[0].sources
     assert [s.score for s in whole] == sorted((s.score for s in whole), reverse=True)
     assert all(source.token_scores is None for source in whole)
-    top = ask(endpoint, AttributionRequest(queries=QUERIES[:1], top=2)).results[0].sources
+    top = ask(endpoint, QUERIES[:1], top=2).results[0].sources
     strongest = sorted(whole, key=lambda s: -abs(s.score))[:2]
     assert {s.source for s in top} == {s.source for s in strongest}
 
 
 def test_a_rank_is_refused(endpoint: str) -> None:
     with pytest.raises(QueryError, match="the store has no readout basis"):
-        ask(endpoint, AttributionRequest(queries=QUERIES[:1], rank=2))
+        ask(endpoint, QUERIES[:1], rank=2)
 
 
 def test_a_single_query_stands_by_itself(endpoint: str) -> None:
@@ -106,7 +109,7 @@ def test_a_single_query_stands_by_itself(endpoint: str) -> None:
 def test_the_answer_names_its_store(endpoint: str, store: da.InfluenceStore) -> None:
     manifest = store.manifest
     assert manifest.model is not None
-    answer = ask(endpoint, AttributionRequest(queries=QUERIES[:1]))
+    answer = ask(endpoint, QUERIES[:1])
     assert answer.readout == "linear"
     assert (answer.store.identity, answer.store.model) == (manifest.identity, manifest.model.weights)
 
@@ -158,11 +161,11 @@ def test_the_query_command_asks_the_service(endpoint: str, store: da.InfluenceSt
 
 def test_a_refusal_of_the_service_is_the_clients_error(endpoint: str) -> None:
     with pytest.raises(QueryError, match="do not fit"):
-        ask(endpoint, AttributionRequest(queries=[da.Query(prompt="a" * 60, completion="b")]))
+        ask(endpoint, [da.Query(prompt="a" * 60, completion="b")])
     with pytest.raises(QueryError, match="no service answers"):
-        ask(f"http://127.0.0.1:{free_port()}", AttributionRequest(queries=QUERIES))
+        ask(f"http://127.0.0.1:{free_port()}", QUERIES)
     with pytest.raises(QueryError, match="elsewhere/v1/attributions: Not Found; the API is described at /docs"):
-        ask(f"{endpoint}/elsewhere", AttributionRequest(queries=QUERIES))
+        ask(f"{endpoint}/elsewhere", QUERIES)
 
 
 def test_a_service_elsewhere_and_too_many_shards_are_refused(endpoint: str, store: da.InfluenceStore) -> None:
@@ -193,7 +196,7 @@ def test_laws_8_and_9_any_number_of_shards_and_no_backward_pass(
         route_prefix=f"/no{shards}",
     )
     assert handle is not None
-    answer = ask(f"{endpoint}/no{shards}", AttributionRequest(queries=QUERIES, tokens=True))
+    answer = ask(f"{endpoint}/no{shards}", QUERIES, tokens=True)
     assert_equal(answer, attributor.attribute(QUERIES))
     assert len(list(tmp_path.iterdir())) >= shards, "the hook was not in the shards"
     serve.delete(f"no_backward_{shards}")

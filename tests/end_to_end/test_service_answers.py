@@ -11,7 +11,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
 from prometheus_client.parser import text_string_to_metric_families
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi import checks as conformance
 
 import dist_attr as da
 from dist_attr.config import ServiceConfig
@@ -249,3 +253,37 @@ def test_a_service_of_the_basis_alone(service: httpx.Client, store: da.Influence
     apart = np.linalg.norm(served - local.scores) / np.linalg.norm(local.scores)
     assert 1e-5 < apart < 5 * error
     serve.delete("basis_alone")
+
+
+@pytest.fixture(scope="module")
+def described(service: httpx.Client) -> Any:
+    return schemathesis.openapi.from_url(f"{service.base_url}/openapi.json")
+
+
+def foreseen(context: Any, response: Any, case: Any) -> None:
+    """Not a defect: whatever is sent, what is answered was thought of."""
+    assert response.status_code != 500, response.text
+    if response.status_code >= 400:
+        assert response.headers["content-type"][0] == "application/problem+json"
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_whatever_is_sent_the_answer_is_as_described(mode: GenerationMode, described: Any) -> None:
+    checks = [
+        foreseen,
+        conformance.status_code_conformance,
+        conformance.content_type_conformance,
+        conformance.response_schema_conformance,
+    ]
+    operations = [operation.ok() for operation in described.get_all_operations()]
+    assert len(operations) >= 7
+    for operation in operations:
+        if mode is GenerationMode.NEGATIVE and operation.method != "post":
+            continue  # there is nothing to send that is wrong
+
+        @given(operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        def answered(case: Any) -> None:
+            case.call_and_validate(headers=AUTHORIZED, timeout=90, checks=checks)
+
+        answered()

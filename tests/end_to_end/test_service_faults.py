@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,14 @@ class Load:
     Args:
         place: URL of the service.
         right: scores (queries, sources) by the identity of the store.
+        names: of the sources.
+        patience: seconds to wait for answers.
     """
 
-    def __init__(self, place: str, right: dict[str, Any]) -> None:
+    def __init__(self, place: str, right: dict[str, Any], names: Sequence[str] = NAMES, patience: float = 90.0) -> None:
         self.counts: Counter[str] = Counter()
         self.stores: list[str] = []
-        self._place, self._right = place, right
+        self._place, self._right, self._names, self._patience = place, right, list(names), patience
         self._done = threading.Event()
 
     def __enter__(self) -> Load:
@@ -56,7 +58,7 @@ class Load:
 
     def answered(self, more: int) -> None:
         """Waits until so many more are answered rightly."""
-        goal, until = self.counts["right"] + more, time.monotonic() + 90
+        goal, until = self.counts["right"] + more, time.monotonic() + self._patience
         while self.counts["right"] < goal:
             assert time.monotonic() < until, f"only {self.counts} by then"
             time.sleep(0.05)
@@ -77,7 +79,9 @@ class Load:
         self.stores.append(identity)
         scores = {source["source"]: source["score"] for source in found["results"][0]["sources"]}
         right = self._right[identity][number]
-        same = set(scores) == set(NAMES) and np.allclose([scores[n] for n in NAMES], right, rtol=1e-3, atol=1e-4)
+        same = set(scores) == set(self._names) and np.allclose(
+            [scores[n] for n in self._names], right, rtol=1e-3, atol=1e-4
+        )
         return "right" if same else "wrong"
 
 
