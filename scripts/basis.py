@@ -1,8 +1,9 @@
 """What a readout basis keeps of fidelity, and what it saves of a query's time.
 
-Fidelity: the small GPT of scripts/dial.py and its first truth, this run; retrained models that `--work` holds already
-are not trained again. One exact trajectory simulation, read out linearly. The basis is calibrated on 64 pieces of the
-training sequences, which are no part of the queries, and its directions are stored in int8. For each rank R: LDS,
+Fidelity: a small GPT of scripts/dial.py, with 24 sources or, as `passages`, with 300, and its first truth, this run;
+retrained models that `--work` holds already are not trained again. One exact trajectory simulation, read out linearly.
+The basis is calibrated on `--calibration` pieces of the training sequences, which are no part of the queries, and its
+directions are stored in int8. For each rank R: LDS,
 median over sources and queries of abs(error) / abs(exact score), and the root mean square of error / error bar, which
 is 1 where the bars are honest.
 
@@ -11,6 +12,7 @@ with the mixing with one. Directions are random, which changes no time. Seconds 
 best of the rounds; printed in forward passes of the same query, timed in turns.
 
 Example: python -m scripts.basis --work runs/dial --json basis.json
+         python -m scripts.basis --model passages --work runs/passages --calibration 256
          python -m scripts.basis --work runs/try --quick
 """
 
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -37,21 +39,20 @@ from dist_attr.config import StoreConfig
 from dist_attr.evaluation import lds, predicted_change
 from dist_attr.store import Codec
 from scripts.codec_fidelity import Stored, simulated, true_changes
-from scripts.dial_benches import small_gpt
+from scripts.dial_benches import BENCHES
 from scripts.dial_tasks import Bench, read_out
 
-RANKS = (1, 2, 4, 8, 12, 16, 24)
+RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128)
 SOURCES = (16, 64, 256, 1024, 4096)
-CALIBRATION = 64
 PER_PASS = 8
 
 
-def calibration_queries(bench: Bench) -> list[Any]:
+def calibration_queries(bench: Bench, number: int) -> list[Any]:
     """Pieces of the training sequences, as long as the first query and cut where it is."""
     from dist_attr.readout import EncodedQuery
 
     corpus, like = bench.at(0).corpus, bench.retraining.queries[0]
-    rows = np.random.default_rng(0).choice(len(corpus.tokens), CALIBRATION, replace=len(corpus.tokens) < CALIBRATION)
+    rows = np.random.default_rng(0).choice(len(corpus.tokens), number, replace=len(corpus.tokens) < number)
     return [EncodedQuery(tuple(corpus.tokens[row, : len(like.tokens)].tolist()), like.start) for row in rows]
 
 
@@ -63,7 +64,7 @@ def in_int8(directions: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def fidelity(bench: Bench) -> list[dict[str, Any]]:
+def fidelity(bench: Bench, calibration_number: int) -> list[dict[str, Any]]:
     """A row for each rank, and for the exact readout."""
     import torch
 
@@ -81,10 +82,13 @@ def fidelity(bench: Bench) -> list[dict[str, Any]]:
             for n in np.unique(counts).tolist()
         }
 
-    calibrating = replace(retraining, queries=calibration_queries(bench))
+    calibrating = replace(retraining, queries=calibration_queries(bench, calibration_number))
     calibration = read_out(calibrating, retraining.start(), stored, False)["linear"]
     exact = read_out(retraining, retraining.start(), stored, False)["linear"]
-    basis = ReadoutBasis.fit([torch.from_numpy(scores)[None] for scores in calibration], rank=exact.shape[1])
+    basis = ReadoutBasis.fit(
+        [torch.from_numpy(scores)[None] for scores in calibration],
+        rank=min(exact.shape[1], max(RANKS), calibration_number),
+    )
     directions = Stored(stored.parameters, in_int8((basis.mixing.float().numpy() @ stored.values).astype(np.float32)))
     stored_calibration = torch.from_numpy(read_out(calibrating, retraining.start(), directions, False)["linear"])
     basis = basis.as_stored([torch.from_numpy(s)[None] for s in calibration], [a[:, None] for a in stored_calibration])
@@ -157,6 +161,10 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
 
 def main(
     work_folder: Annotated[Path, typer.Option("--work", help="folder of scripts/dial.py")],
+    model: Annotated[
+        Literal["small-gpt", "passages"], typer.Option(help="24 sources, or 300 small ones")
+    ] = "small-gpt",
+    calibration: Annotated[int, typer.Option(min=8, help="queries that the basis is found from")] = 64,
     rank: Annotated[int, typer.Option(min=1, help="of the basis that is timed")] = 16,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="a try; measures nothing")] = False,
@@ -167,8 +175,8 @@ def main(
 
     torch.set_num_threads(1)
     work_folder.mkdir(parents=True, exist_ok=True)
-    bench = small_gpt(work_folder, quick)
-    kept = fidelity(bench)
+    bench = BENCHES[model](work_folder, quick)
+    kept = fidelity(bench, calibration)
     show(kept, "what a basis keeps")
     took = times(bench, SOURCES[:2] if quick else SOURCES, rank, 1 if quick else rounds)
     show(took, "time of a query, in forward passes")
