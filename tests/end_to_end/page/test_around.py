@@ -30,7 +30,7 @@ def ask(page: Page, prompt: str = "the state", completion: str = " of fear") -> 
 def kept_busy(endpoint: str) -> Iterator[None]:
     """The service answers others meanwhile, as many as it lets in."""
     done = threading.Event()
-    body = {"queries": [{"completion": "the state of the union is strong"}] * 64, "readout": "counterfactual"}
+    body = {"queries": [{"completion": "the state of the union is strong"}] * 16, "readout": "counterfactual"}
 
     def keep_asking() -> None:
         with httpx.Client(base_url=endpoint, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client:
@@ -98,7 +98,8 @@ def test_a_busy_service_is_asked_again(page: Page, endpoint: str) -> None:
                 break
             page.reload()
         expect(waited).to_contain_text("are let in at once")
-    expect(page.locator(".source")).to_have_count(len(NAMES))
+    # The service may say to come again in up to 30 seconds.
+    expect(page.locator(".source")).to_have_count(len(NAMES), timeout=90_000)
     expect(waited).to_be_hidden()
 
 
