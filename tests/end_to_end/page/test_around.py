@@ -10,7 +10,7 @@ from typing import Any, Literal
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from dist_attr.config import ServiceConfig
 from dist_attr.serving import deploy
@@ -46,6 +46,19 @@ def kept_busy(endpoint: str) -> Iterator[None]:
         done.set()
         for other in others:
             other.join()
+
+
+def ask_until_busy(page: Page) -> Locator:
+    """A question may find the moment between two of the others', and is asked again then."""
+    waited = page.get_by_text("Trying again in")
+    for _ in range(20):
+        ask(page)
+        expect(waited.or_(page.locator(".source").first)).to_be_visible()
+        if waited.is_visible():
+            break
+        page.goto("/")
+        page.reload()  # without what is asked in the address
+    return waited
 
 
 def test_an_error_is_shown_as_the_service_says_it(page: Page) -> None:
@@ -90,13 +103,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(stranger: BrowserContext) -> Non
 
 def test_a_busy_service_is_asked_again(page: Page, endpoint: str) -> None:
     with kept_busy(endpoint):
-        for _ in range(20):  # a question may find the moment between two of the others
-            ask(page)
-            waited = page.get_by_text("Trying again in")
-            expect(waited.or_(page.locator(".source").first)).to_be_visible()
-            if waited.is_visible():
-                break
-            page.reload()
+        waited = ask_until_busy(page)
         expect(waited).to_contain_text("are let in at once")
     # The service may say to come again in up to 30 seconds.
     expect(page.locator(".source")).to_have_count(len(NAMES), timeout=90_000)
@@ -106,14 +113,7 @@ def test_a_busy_service_is_asked_again(page: Page, endpoint: str) -> None:
 @pytest.mark.parametrize("way", ["button", "escape"])
 def test_a_question_is_given_up(way: str, page: Page, endpoint: str) -> None:
     with kept_busy(endpoint):
-        for _ in range(20):
-            ask(page)
-            waited = page.get_by_text("Trying again in")
-            expect(waited.or_(page.locator(".source").first)).to_be_visible()
-            if waited.is_visible():
-                break
-            page.goto("/")
-            page.reload()
+        waited = ask_until_busy(page)
         if way == "button":
             page.get_by_role("button", name="Abort").click()
         else:
