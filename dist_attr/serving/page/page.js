@@ -109,6 +109,9 @@ function showWaiting(is) {
   at("problem").replaceChildren();
   at("key-form").hidden = true;
   say("Asking the service.");
+  // On a narrow screen it lies below the form, and beside a long form it may lie above what is seen.
+  const { top } = at("outcome").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) at("outcome").scrollIntoView();
 }
 
 const say = (text) => (at("status").textContent = text);
