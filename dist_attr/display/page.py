@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dist_attr.display.fidelity import fidelity_in_words
+
 if TYPE_CHECKING:
     from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
 
@@ -18,6 +20,9 @@ def write_page(
     """Write the answer with ranked sources and coloured tokens; `facts` are named lines below it."""
     environment = Environment(loader=PackageLoader("dist_attr.display"), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("answer.html.j2").render(
-        answer=answer, queries=list(zip(request.queries, answer.results, strict=True)), facts=facts or {}
+        answer=answer,
+        queries=list(zip(request.queries, answer.results, strict=True)),
+        facts=facts or {},
+        fidelity=fidelity_in_words(answer.fidelity.measured),
     )
     path.write_text(page, encoding="utf-8")

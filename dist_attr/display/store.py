@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_attr.config import CodecName, StoreConfig
+from dist_attr.display.fidelity import fidelity_in_words
 from dist_attr.errors import DamagedError
 from dist_attr.store import Codec, InfluenceStore, Manifest, UnfinishedStore, open_basis, parts_of
 
@@ -69,7 +70,7 @@ def show_store(store: InfluenceStore | UnfinishedStore) -> None:
         "by codec": _by_codec(store),
         "failed": "; ".join(f"{record.name}: {record.failed}" for record in store.records if record.failed) or "none",
         "basis": "none" if isinstance(store, UnfinishedStore) else _basis(store),
-        "fidelity": "not measured on this model",
+        "fidelity": fidelity_in_words(store.manifest.fidelity),
     }
     if isinstance(store, UnfinishedStore):
         rows = {"store": store.url, "unfinished": _how_far(store), **rows}

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from dist_attr.display.fidelity import fidelity_in_words
+
 if TYPE_CHECKING:
     from dist_attr.config import RunConfig
     from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
@@ -104,7 +106,8 @@ def show_answer(answer: AttributionResponse, request: AttributionRequest, consol
         console.print(
             f"log p(completion | prompt) = {result.logprob:.2f} nats{against} · {answer.readout} readout of a "
             f"{answer.store.method} store{basis}\n[dim]score in nats per unit source weight: "
-            "[green]positive made it likelier[/], [red]negative less likely[/]; fidelity on this model not measured[/]"
+            "[green]positive made it likelier[/], [red]negative less likely[/]\n"
+            f"fidelity: {fidelity_in_words(answer.fidelity.measured)}[/]"
         )
         largest = max((abs(v) for source in result.sources for v in source.token_scores or ()), default=1.0) or 1.0
         table = Table("source", "score", "tokens", box=None, padding=(0, 1))

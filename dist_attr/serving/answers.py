@@ -79,6 +79,7 @@ def attributed_queries(found: Attribution, options: Options) -> list[AttributedQ
 
 def _attributed(found: Attribution, query: int, options: Options) -> AttributedQuery:
     scores, errors = found.scores[query], None if found.errors is None else found.errors[query]
+    token_errors = None if found.token_errors is None else found.token_errors[query]
     kept = np.argsort(-np.abs(scores), kind="stable")[: options.top]
     ranked = kept[np.argsort(-scores[kept], kind="stable")]
     return AttributedQuery(
@@ -92,6 +93,7 @@ def _attributed(found: Attribution, query: int, options: Options) -> AttributedQ
                 score=float(scores[i]),
                 error=None if errors is None else float(errors[i]),
                 token_scores=found.token_scores[query][i].tolist() if options.tokens else None,
+                token_errors=token_errors[i].tolist() if options.tokens and token_errors is not None else None,
             )
             for i in ranked
         ],

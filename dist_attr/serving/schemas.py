@@ -110,7 +110,8 @@ class SourceScore(Settings):
     error: float | None = Field(
         None, description="standard error of a score reckoned from a basis; none if it is exact"
     )
-    token_scores: list[float] | None = Field(None, description="the same for each completion token")
+    token_scores: list[float] | None = Field(None, description="the score of each completion token")
+    token_errors: list[float] | None = Field(None, description="their standard errors; none if they are exact")
 
 
 class AttributedQuery(Settings):

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dist_attr.cli import app
+from dist_attr.store import MeasuredFidelity, record_fidelity
 from tests.readout.test_attributor import NAMES
 from tests.stores import make_store
 
@@ -96,3 +97,22 @@ def test_query_needs_a_store_or_an_endpoint() -> None:
     result = CliRunner().invoke(app, ["query", "--completion", "x"])
     assert result.exit_code == 2
     assert "STORE" in result.output
+
+
+def test_query_and_inspect_say_what_was_measured(tmp_path: Path) -> None:
+    measured = MeasuredFidelity(
+        truth="this run",
+        readout="linear",
+        dropped=2,
+        retrained=40,
+        queries=48,
+        correlation=0.975,
+        interval=(0.956, 0.979),
+        slope=1.02,
+        ceiling=0.99,
+    )
+    store = record_fidelity(make_store(tmp_path, NAMES), [measured])
+    said = "retrained models 0.97 [0.96, 0.98] (this run, 2 sources dropped, linear readout, 48 queries), slope 1.02"
+    for command in (["query", store.url, "--completion", "x"], ["inspect", store.url]):
+        printed = " ".join(run(*command).stdout.split())
+        assert said in printed

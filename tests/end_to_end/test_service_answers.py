@@ -83,6 +83,8 @@ def test_law_8_of_a_basis_and_baselines(rank: int | None, service: httpx.Client,
             np.testing.assert_allclose(served[name]["token_scores"], local.token_scores[i][row], rtol=1e-3, atol=1e-4)
             error = None if local.errors is None else pytest.approx(local.errors[i, row], rel=1e-3)
             assert served[name]["error"] == error
+            of_tokens = None if local.token_errors is None else pytest.approx(local.token_errors[i][row], rel=1e-3)
+            assert served[name]["token_errors"] == of_tokens
     baselines = [result["baseline_logprob"] for result in found["results"]]
     assert baselines[:5] == [None] * 5
     assert baselines[5] == pytest.approx(local.baseline_logprobs[5], rel=1e-4)
