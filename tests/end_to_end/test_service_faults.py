@@ -213,3 +213,18 @@ def test_more_than_can_be_answered_is_refused_and_what_was_let_in_is_answered(
             assert int(answer.headers["retry-after"]) >= 1 and "let in at once" in answer.json()["detail"]
         else:
             assert len(answer.json()["results"]) == len(QUERIES)
+
+
+@pytest.mark.slow
+def test_under_load_there_are_more_copies_and_every_answer_is_right(
+    place: str, right: dict[str, Any], stores: list[da.InfluenceStore], config: ServiceConfig, port: int
+) -> None:
+    more = {"store": stores[0].url, "most_replicas": 2, "waiting_per_replica": 1}
+    deploy(config.model_copy(update=more), port=port)
+    end = time.monotonic() + 240
+    with Load(place, right) as load:
+        while len(set(processes("ReadoutShard"))) < 4:
+            load.answered(1)
+            assert time.monotonic() < end, "no copy was added"
+        load.answered(50)
+    assert set(load.counts) == {"right"}
