@@ -12,6 +12,7 @@ Design decisions:
 from dist_attr.influence.basis import ReadoutBasis
 from dist_attr.influence.checkpoint import CheckpointSimulator, Divergence
 from dist_attr.influence.curvature import Curvature, estimate_curvature
+from dist_attr.influence.large_batch import gradient_in_parts
 from dist_attr.influence.levers import Levers
 from dist_attr.influence.loss import Batch, token_losses, weighted_loss
 from dist_attr.influence.optimizers import SGD, Adam, Optimizer
@@ -59,6 +60,7 @@ __all__ = [
     "counterfactual_logprobs",
     "directional_logprobs",
     "estimate_curvature",
+    "gradient_in_parts",
     "make_simulator",
     "mapped_zeros",
     "module_forward",

@@ -11,7 +11,8 @@ Design decisions:
 - The store is declared complete last of all: whatever interrupts a run leaves nothing that looks finished.
 """
 
-from dist_attr.simulation.planning import Estimate, plan
+from dist_attr.simulation.estimate import Estimate
+from dist_attr.simulation.planning import plan
 from dist_attr.simulation.reports import Progress, SimulationReport, StrideReport
 from dist_attr.simulation.run import simulate
 

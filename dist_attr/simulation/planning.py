@@ -12,18 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from dist_attr.cluster import connect, gpus_per_actor
 from dist_attr.config import RunConfig, SimulationConfig
-from dist_attr.errors import ConfigError, SimulationError
-from dist_attr.influence import ParameterSpace, Sequences, directional_logprobs
-from dist_attr.models import causal_forward
+from dist_attr.errors import SimulationError
 from dist_attr.simulation.actor import SimulationActor
 from dist_attr.simulation.choices import Choice, choices, choose
+from dist_attr.simulation.estimate import Estimate, readout_seconds
 from dist_attr.simulation.placement import Placement
+from dist_attr.simulation.planning_descent import plan_descent
 from dist_attr.simulation.prepare import PreparedRun, prepare
 from dist_attr.simulation.probe import Probe
 from dist_attr.simulation.reports import ModelReport
@@ -32,42 +29,6 @@ from dist_attr.simulation.workload import Bools, active_sources, simulation_seco
 from dist_attr.store import Codec
 
 TRAINING_STEPS = 3  # timed, after one that is not
-QUERY_DIRECTIONS = 8
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What one choice of settings costs.
-
-    Attributes:
-        name: of the choice.
-        settings: that differ from the run's, by dotted name.
-        seconds: of the whole run, with starting the actors; none if it does not fit.
-        simulation_seconds: of these, the simulation's own.
-        of_retraining: simulation_seconds in units of what training once without each source would take.
-        device_hours: of all its actors together.
-        device: what these are of, GPU or CPU.
-        sources_per_pass: sources computed together.
-        memory_bytes: the simulation's, of the actor that takes most.
-        parked: where states lie that do not fit in that memory; none if they do.
-        store_bytes: of the influence store, before compression.
-        query_seconds: linear readout of a query as long as the context, all sources, on one device.
-        problem: why it does not fit or cannot run; none if it can.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    seconds: float | None = None
-    simulation_seconds: float | None = None
-    of_retraining: float | None = None
-    device_hours: float | None = None
-    device: str = "CPU"
-    sources_per_pass: int | None = None
-    memory_bytes: int | None = None
-    parked: str | None = None
-    store_bytes: int | None = None
-    query_seconds: float | None = None
-    problem: str | None = None
 
 
 class PlanningActor(SimulationActor):
@@ -84,16 +45,7 @@ class PlanningActor(SimulationActor):
 
     def time_readout(self) -> float:
         """Seconds of the linear readout of one query as long as the context, for one source."""
-        model = self._trainer.whole
-        space = ParameterSpace.of(model)
-        theta, tokens = space.read(model), self._batch(0).inputs[:1]
-        directions = torch.randn(QUERY_DIRECTIONS, len(theta), device=theta.device)
-        seconds = []
-        for _ in range(2):
-            started = time.perf_counter()
-            directional_logprobs(Sequences(causal_forward(model), space, theta, tokens), [directions]).scores.cpu()
-            seconds.append((time.perf_counter() - started) / QUERY_DIRECTIONS)
-        return min(seconds)
+        return readout_seconds(self._trainer.whole, self._batch(0).inputs[:1])
 
     def measure(self, settings: SimulationConfig) -> tuple[Probe, Placement] | str:
         """What a simulation takes on this actor, or why it does not fit."""
@@ -129,20 +81,17 @@ def plan(config: RunConfig, *, on_stage: Callable[[str], object] = lambda _: Non
     """Estimate the run as it is set, first, and alternatives to it.
 
     Args:
-        config: of a run with a trajectory or a tangent simulation, or with none.
+        config: of the run.
         on_stage: called with what is being measured.
 
     Raises:
         DistAttrError: something about the run is wrong, or its model does not fit.
     """
-    if config.simulation.method == "checkpoint":
-        raise ConfigError(
-            "plan knows runs that train. A descent from a finished model takes, for each source, two gradients of "
-            "all the documents in each of its steps (simulation.descent.steps)"
-        )
     started = time.monotonic()
     connect()
     gpus, connecting = gpus_per_actor(config.cluster.workers), time.monotonic() - started
+    if config.simulation.method == "checkpoint":
+        return plan_descent(config, gpus, connecting, on_stage)
     chosen, *others = choices(config)
     same_model = [chosen, *(other for other in others if other.config.model == config.model)]
     other_models = [[other] for other in others if other.config.model != config.model]

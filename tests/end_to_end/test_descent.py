@@ -23,6 +23,7 @@ from dist_attr.errors import ConfigError, CorpusError, SimulationError
 from dist_attr.evaluation import retrain
 from dist_attr.influence import Curvature
 from dist_attr.models import build_model, load_model, model_fingerprint, save_model
+from dist_attr.simulation import Estimate, plan
 from dist_attr.simulation.descent import DescentActor, agree
 from dist_attr.simulation.prepare import prepare
 from dist_attr.store import Descent
@@ -284,3 +285,24 @@ def test_a_loss_without_curvature_is_refused(descending: Settings, tmp_path: Pat
     nothing = {"sequence_length": 32, "source_weights": dict.fromkeys(SOURCES, 0.0)}
     with pytest.raises(SimulationError, match=r"has no curvature .* model.include"):
         in_this_process(descending(tmp_path, training=nothing), 1)
+
+
+def test_a_plan_of_it(descending: Settings, tmp_path: Path) -> None:
+    config = descending(tmp_path / "run", {"steps": 40})
+    as_set, half = plan(config)
+    assert not (tmp_path / "run").exists(), "a plan leaves nothing behind"
+    assert (as_set.name, as_set.settings) == ("as set", {})
+    assert half.settings == {"simulation.descent": {"steps": 20}}
+
+    def simulation(estimate: Estimate) -> float:
+        assert estimate.problem is None and estimate.of_retraining is None
+        assert estimate.seconds is not None and estimate.simulation_seconds is not None
+        assert estimate.seconds > estimate.simulation_seconds > 0
+        return estimate.simulation_seconds
+
+    assert simulation(half) < simulation(as_set)
+    store = da.simulate(config)
+    assert store is not None
+    assert as_set.store_bytes == half.store_bytes == 4 * len(SOURCES) * store.manifest.space.size
+    settled = descending(tmp_path / "other", {"steps": 40, "rate": 0.1, "damping": 0.1})
+    assert simulation(plan(settled)[0]) < simulation(as_set), "nothing is left to measure"

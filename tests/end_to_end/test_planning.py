@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from dist_attr.cli import app
-from dist_attr.errors import ConfigError
 from dist_attr.models import build_model
 from dist_attr.simulation import plan
 from tests.end_to_end.conftest import SOURCES
@@ -52,10 +51,3 @@ def test_what_does_not_fit_is_said(settings: Settings, tmp_path: Path) -> None:
     for estimate in estimates:
         assert estimate.seconds is None
         assert "simulation.memory_gib" in str(estimate.problem)
-
-
-def test_a_descent_is_not_planned(settings: Settings, tmp_path: Path) -> None:
-    values = settings(tmp_path).model_dump(mode="json", exclude_none=True)
-    descent = {**values, "model": {"path": "some/model"}, "training": {}, "simulation": {"method": "checkpoint"}}
-    with pytest.raises(ConfigError, match="plan knows runs that train"):
-        plan(type(settings(tmp_path)).parse(descent))
