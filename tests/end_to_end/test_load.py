@@ -61,6 +61,7 @@ def test_what_a_user_makes_of_an_answer(
     assert (found["p50_seconds"] is None) == (outcome in ("busy", "lost"))
 
 
+@pytest.mark.slow
 def test_the_service_answers_many_users_rightly(finished_run: Path, tmp_path: Path) -> None:
     store, out = str(tmp_path / "influence.zarr"), tmp_path / "load.json"
     shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
