@@ -49,7 +49,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "simulation": {"method": "trajectory", "window": 40},
     },
     # From the model that the first of them leaves.
-    "small GPT, checkpoint, 24 presidents": {
+    "small GPT, checkpoint, 24 presidents, 400 characters each": {
+        "corpus": {"path": "beginnings.jsonl"},
         "model": {"path": "finished/model"},
         "training": {"sequence_length": 64},
         "simulation": {"method": "checkpoint", "descent": {"steps": 20}},
@@ -58,7 +59,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def write_corpora(folder: Path) -> None:
-    """Beginnings of the speeches of 24 presidents, and 400 passages of speeches as sources of their own."""
+    """Beginnings of 24 presidents' speeches, long and short, and 400 passages of speeches as sources of their own."""
     from dist_attr.config import CorpusConfig
     from dist_attr.corpus import load_documents
 
@@ -67,9 +68,10 @@ def write_corpora(folder: Path) -> None:
     for speech in speeches:
         said[speech.source] = said.get(speech.source, "") + speech.text
     presidents = [{"id": name, "source": name, "text": text[:8000]} for name, text in list(said.items())[:24]]
+    beginnings = [{**document, "text": document["text"][:400]} for document in presidents]
     cut = [(f"{speech.id} {part}", speech.text[400 * part :][:400]) for speech in speeches[:100] for part in range(4)]
     passages = [{"id": name, "source": name, "text": text} for name, text in cut]
-    for name, documents in (("presidents", presidents), ("passages", passages)):
+    for name, documents in (("presidents", presidents), ("beginnings", beginnings), ("passages", passages)):
         lines = [json.dumps(document) for document in documents]
         (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
