@@ -19,8 +19,6 @@ Example: python -m scripts.basis --work runs/dial --json basis.json
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,10 +32,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from dist_attr.cluster import ENVIRONMENT
 from dist_attr.config import StoreConfig
 from dist_attr.evaluation import lds, predicted_change
 from dist_attr.store import Codec
+from scripts import one_thread
 from scripts.codec_fidelity import Stored, simulated, true_changes
 from scripts.dial_benches import BENCHES
 from scripts.dial_tasks import Bench, read_out
@@ -185,8 +183,4 @@ def main(
 
 
 if __name__ == "__main__":
-    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        # glibc and OpenMP read their settings when a process starts.
-        os.execve(sys.executable, [sys.executable, "-m", "scripts.basis", *sys.argv[1:]], os.environ | wanted)
-    typer.run(main)
+    one_thread.run(main, "scripts.basis")

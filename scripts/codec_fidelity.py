@@ -9,8 +9,6 @@ Example: python -m scripts.codec_fidelity --work runs/dial
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +20,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from dist_attr.cluster import ENVIRONMENT
 from dist_attr.config import StoreConfig
 from dist_attr.evaluation import lds, predicted_change
 from dist_attr.store import Codec
+from scripts import one_thread
 from scripts.dial_benches import small_gpt
 from scripts.dial_tasks import Bench, Truth, in_turns, read_out, work
 
@@ -141,8 +139,4 @@ def main(
 
 
 if __name__ == "__main__":
-    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        # glibc and OpenMP read their settings when a process starts.
-        os.execve(sys.executable, [sys.executable, "-m", "scripts.codec_fidelity", *sys.argv[1:]], os.environ | wanted)
-    typer.run(main)
+    one_thread.run(main, "scripts.codec_fidelity")

@@ -7,23 +7,21 @@ medians over the rounds count, since machines are noisy; time is the processor's
 The processes of a run have an allocator that keeps its memory (`dist_attr.cluster.ENVIRONMENT`); so has this one, or
 it starts itself again with it. Prints JSON.
 
-Example: python scripts/cost.py --rounds 7
+Example: python -m scripts.cost --rounds 7
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from dist_attr.cluster import ENVIRONMENT
 from dist_attr.config import ModelConfig, TrainingConfig
+from scripts import one_thread
 
 PER_PASS = 8
 SOURCES = (1, 8, 24)
@@ -91,7 +89,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="medians are taken over so many turns")] = 7,
     model: Annotated[list[str] | None, typer.Option(help=f"one of {', '.join(MODELS)}; all by default")] = None,
 ) -> None:
-    """Measure and print JSON. Example: python scripts/cost.py --rounds 7 --model small"""
+    """Measure and print JSON. Example: python -m scripts.cost --rounds 7 --model small"""
     import torch
 
     torch.set_num_threads(1)
@@ -99,8 +97,4 @@ def main(
 
 
 if __name__ == "__main__":
-    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        # glibc and OpenMP read their settings when a process starts.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
-    typer.run(main)
+    one_thread.run(main, "scripts.cost")

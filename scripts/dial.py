@@ -22,8 +22,6 @@ Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -37,8 +35,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from dist_attr.cluster import ENVIRONMENT
 from dist_attr.evaluation import lds, noise_ceiling, predicted_change
+from scripts import one_thread
 from scripts.dial_benches import BENCHES
 from scripts.dial_tasks import Bench, Simulation, Truth, work
 from scripts.fidelity import progress_bars
@@ -262,8 +260,4 @@ def main(
 
 
 if __name__ == "__main__":
-    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        # glibc and OpenMP read their settings when a process starts.
-        os.execve(sys.executable, [sys.executable, "-m", "scripts.dial", *sys.argv[1:]], {**os.environ, **wanted})
-    typer.run(main)
+    one_thread.run(main, "scripts.dial")

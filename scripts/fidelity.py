@@ -8,8 +8,8 @@ Some sources are dropped, 2 or half of them, and the model is retrained in plain
 order: the truth is *this run*. LDS is the rank correlation over such subsets of the predicted and the true change of
 log p(completion | prompt), averaged over queries, with its 95 % bootstrap interval.
 
-Example: python scripts/fidelity.py --workers 2 --out fidelity.json
-         python scripts/fidelity.py --quick
+Example: python -m scripts.fidelity --workers 2 --out fidelity.json
+         python -m scripts.fidelity --quick
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def main(
 ) -> None:
     """Measure how well scores predict retraining without sources (LDS), and what the simulation costs.
 
-    Example: python scripts/fidelity.py --workers 2 --out fidelity.json
+    Example: python -m scripts.fidelity --workers 2 --out fidelity.json
     """
     protocol = replace(
         QUICK if quick else Protocol(),

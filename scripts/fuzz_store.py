@@ -14,7 +14,7 @@ rows and spans of them. Outcomes:
 Anything else is a failure: a wrong number of a whole row, another exception, more than 5 seconds, or 64 MB of memory.
 Prints a table, and exits with 1 if anything failed. The same seed does the same damage.
 
-Example: python scripts/fuzz_store.py --corruptions 2000 --seed 0 --json fuzz.json
+Example: python -m scripts.fuzz_store --corruptions 2000 --seed 0 --json fuzz.json
 """
 
 from __future__ import annotations

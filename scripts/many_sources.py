@@ -7,22 +7,20 @@ steps. Seconds are the processor's, in one thread. Memory is the growth of the p
 simulation's states, divided by the sources that were in a batch so far, beside what one such state holds; and, to
 compare, what all sources' states would take. Prints JSON, one line for each number of sources.
 
-Example: python scripts/many_sources.py -n 500 -n 2000
+Example: python -m scripts.many_sources -n 500 -n 2000
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from dist_attr.cluster import ENVIRONMENT
 from dist_attr.config import CorpusConfig, ModelConfig, TrainingConfig
+from scripts import one_thread
 
 MODEL = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "activation_function": "gelu_pytorch_tanh"}
 
@@ -111,8 +109,4 @@ def main(
 
 
 if __name__ == "__main__":
-    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        # glibc and OpenMP read their settings when a process starts.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
-    typer.run(main)
+    one_thread.run(main, "scripts.many_sources")

@@ -3,7 +3,7 @@
 Each is planned and then run, both with a Ray of their own, on this machine. Prints seconds and their ratio, and exits
 with 1 if one is off by more than a factor of 1.5.
 
-Example: python scripts/plan_accuracy.py --out runs/plan_accuracy
+Example: python -m scripts.plan_accuracy --out runs/plan_accuracy
 """
 
 from __future__ import annotations

@@ -21,8 +21,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
@@ -33,8 +31,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dist_attr.cluster import ENVIRONMENT
 from dist_attr.config import ModelConfig
+from scripts import one_thread
 from scripts.readout_speed import MODELS
 
 if TYPE_CHECKING:
@@ -195,8 +193,4 @@ def main(
 
 
 if __name__ == "__main__":
-    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        # glibc and OpenMP read their settings when a process starts.
-        os.execve(sys.executable, [sys.executable, "-m", "scripts.query_cost", *sys.argv[1:]], os.environ | wanted)
-    typer.run(main)
+    one_thread.run(main, "scripts.query_cost")

@@ -11,8 +11,6 @@ Example: python -m scripts.readout_speed
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +20,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dist_attr.cluster import ENVIRONMENT
 from dist_attr.config import ModelConfig
+from scripts import one_thread
 
 if TYPE_CHECKING:
     from dist_attr.influence import Sequences
@@ -119,8 +117,4 @@ def main(
 
 
 if __name__ == "__main__":
-    wanted = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        # glibc and OpenMP read their settings when a process starts.
-        os.execve(sys.executable, [sys.executable, "-m", "scripts.readout_speed", *sys.argv[1:]], os.environ | wanted)
-    typer.run(main)
+    one_thread.run(main, "scripts.readout_speed")

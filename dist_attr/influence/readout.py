@@ -56,6 +56,8 @@ class Sequences(NamedTuple):
     def logprobs(self, theta: Tensor) -> Tensor:
         """log p(token | tokens before it) at other parameters (P,): (B, L − 1 − first), nats."""
         logits = self.forward(self.space.unflatten(theta), self.tokens[:, :-1])
+        if logits.dtype == torch.bfloat16:  # whose log p would be right to a hundredth of a nat only
+            logits = logits.float()
         return -token_losses(logits, self.tokens[:, self.first + 1 :])
 
 

@@ -71,19 +71,30 @@ class Attribution:
             baselines: what was read out of the queries' baselines; none by default.
         """
         baselines = list(baselines) or [None] * len(read)
-        along = [torch.from_numpy(of_query.scores) for of_query in read]
+
+        def of_sources(along: Numbers) -> Numbers:
+            return along if basis is None else basis.of_sources(torch.from_numpy(along)).numpy()
+
+        own = [of_sources(of_query.scores) for of_query in read]
+        others = [None if other is None else of_sources(other.scores).sum(1) for other in baselines]
+        # Along the directions of a basis, which its error bars are reckoned from.
         whole = [
-            torch.from_numpy(own.scores.sum(1) - (0 if other is None else other.scores.sum(1)))
-            for own, other in zip(read, baselines, strict=True)
+            torch.from_numpy(of_query.scores.sum(1) - (0 if other is None else other.scores.sum(1)))
+            for of_query, other in zip(read, baselines, strict=True)
         ]
         return cls(
             list(sources),
-            _stacked([(a if basis is None else basis.of_sources(a)).numpy() for a in whole], len(sources)),
-            [(a if basis is None else basis.of_sources(a)).numpy() for a in along],
+            _stacked(
+                [scores.sum(1) - (0 if other is None else other) for scores, other in zip(own, others, strict=True)],
+                len(sources),
+            ),
+            own,
             list(tokens),
             [of_query.logprobs for of_query in read],
             None if basis is None else _stacked([basis.error(a).numpy() for a in whole], len(sources)),
-            None if basis is None else [basis.token_error(a).numpy() for a in along],
+            None
+            if basis is None
+            else [basis.token_error(torch.from_numpy(of_query.scores)).numpy() for of_query in read],
             [None if other is None else float(other.logprobs.sum()) for other in baselines],
         )
 

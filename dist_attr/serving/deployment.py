@@ -93,7 +93,7 @@ def deploy(config: ServiceConfig, *, host: str = "127.0.0.1", port: int = 8000) 
     except RuntimeError as error:
         why = _why(str(error))
         if not running:
-            serve.delete(NAME)
+            stop()
         raise StoreError(f"the service could not be started: {why}") from error
 
 

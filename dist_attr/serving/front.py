@@ -67,7 +67,7 @@ class Front:
                             elif facts is None:
                                 facts = part
                                 yield part
-                            elif part != facts:
+                            elif part.store != facts.store:
                                 raise UnavailableError("the store was changed in the middle of the answer; ask again")
                     return
                 except Exception as error:  # noqa: BLE001  some of them mean that another may answer

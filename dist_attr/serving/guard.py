@@ -102,7 +102,9 @@ class Guard:
                     body += message.get("body", b"")
                     if len(body) > self._most:
                         return large
-                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    if message["type"] == "http.disconnect":
+                        return HTTPStatus.BAD_REQUEST, "the connection ended before the body did"
+                    if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
             return HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {BODY_SECONDS:.0f} seconds"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ray import serve
 
 from dist_attr.config import ServiceConfig
 from dist_attr.corpus import decode, load_tokenizer, token_strings, tokenizer_fingerprint
-from dist_attr.errors import QueryError, StoreError, UnavailableError
+from dist_attr.errors import QueryError, StoreError
 from dist_attr.models import download_folder
 from dist_attr.readout import Along, Attribution, EncodedQuery, Query, Sampling, encode_queries
 from dist_attr.serving.answers import fidelity, store_identity
@@ -89,7 +90,8 @@ class Readout:
         self._basis = None if basis is None else whole_basis(facts, basis.manifest.energy)
         self._batcher = Batcher(self._read, self._started)
         self._metrics.waiting.set_function(lambda: len(self._batcher))
-        self._broken: str | None = None
+        # One thread: tokenizers are not made for several.
+        self._encoder = ThreadPoolExecutor(1)
 
     async def attribute(
         self, queries: Sequence[Query], options: Options, timeout: float
@@ -104,7 +106,9 @@ class Readout:
         deadline = asyncio.get_running_loop().time() + timeout
         kind = self._kind(options)
         with self._stage("encode"):
-            encoded, against = await asyncio.to_thread(encode_queries, queries, self._tokenizer, self._context)
+            encoded, against = await asyncio.get_running_loop().run_in_executor(
+                self._encoder, encode_queries, queries, self._tokenizer, self._context
+            )
         tokens = sum(len(query.tokens) for query in [*encoded, *against] if query is not None)
         if tokens > self._config.most_tokens:
             raise QueryError(
@@ -164,8 +168,8 @@ class Readout:
 
     def check_health(self) -> None:
         """Serve asks this; it starts a new copy where a shard cannot be started again."""
-        if self._broken is not None:
-            raise RuntimeError(self._broken)
+        if self._shards.lost is not None:
+            raise RuntimeError(self._shards.lost)
 
     def _kind(self, options: Options) -> Kind:
         if options.rank is None:
@@ -214,12 +218,8 @@ class Readout:
         )
 
     async def _read(self, queries: Sequence[EncodedQuery], kind: Kind) -> list[Along]:
-        try:
-            with self._stage("read"):
-                return await self._shards.read(queries, kind)
-        except UnavailableError as error:
-            self._broken = str(error)
-            raise
+        with self._stage("read"):
+            return await self._shards.read(queries, kind)
 
     def _started(self, waited: list[float]) -> None:
         self._metrics.batch.observe(len(waited))

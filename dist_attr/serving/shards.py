@@ -35,6 +35,9 @@ class Shards:
         identity: of the store.
         hold: what the shards hold.
         died: called whenever a shard is found dead.
+
+    Attributes:
+        lost: why a shard is gone for good; none as long as Ray starts them again.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Shards:
             for index in range(config.shards)
         ]
         self._died, self._next = died, 0
+        self.lost: str | None = None
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -115,7 +119,8 @@ class Shards:
             try:
                 await actor.facts.remote()
             except ActorDiedError as error:
-                raise UnavailableError(f"a shard could not be started: {_reason(error)}") from error
+                self.lost = f"a shard could not be started: {_reason(error)}"
+                raise UnavailableError(self.lost) from error
             except RayActorError:
                 await asyncio.sleep(PAUSE)
             else:

@@ -84,7 +84,7 @@ def plan_descent(config: RunConfig, gpus: int, connecting: float, on_stage: Call
     choices: list[tuple[str, dict[str, Any], int]] = [("as set", {}, settings.steps)]
     if settings.steps > 1:
         half = settings.steps // 2
-        choices.append(("half the steps", {"simulation.descent": {"steps": half}}, half))
+        choices.append(("half the steps", {"simulation.descent.steps": half}, half))
     sources = len(run.task.corpus.sources)
     return [_estimate(config, settings, probes, (ready, gpus, sources), choice) for choice in choices]
 

@@ -292,7 +292,7 @@ def test_a_plan_of_it(descending: Settings, tmp_path: Path) -> None:
     as_set, half = plan(config)
     assert not (tmp_path / "run").exists(), "a plan leaves nothing behind"
     assert (as_set.name, as_set.settings) == ("as set", {})
-    assert half.settings == {"simulation.descent": {"steps": 20}}
+    assert half.settings == {"simulation.descent.steps": 20}
 
     def simulation(estimate: Estimate) -> float:
         assert estimate.problem is None and estimate.of_retraining is None

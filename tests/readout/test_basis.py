@@ -101,7 +101,7 @@ def test_more_directions_leave_less(store: da.InfluenceStore, exact: da.Attribut
 def test_token_scores_add_up_to_the_score(store: da.InfluenceStore) -> None:
     found = da.Attributor(store, rank=3).attribute(NEW[:5])
     for score, of_tokens in zip(found.scores, found.token_scores, strict=True):
-        np.testing.assert_allclose(of_tokens.sum(1), score, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(of_tokens.sum(1), score, rtol=1e-6)
 
 
 def test_some_sources_through_the_same_directions(store: da.InfluenceStore) -> None:
