@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-FEWEST = 5  # queries that an interval is given for
+FEWEST = 8  # queries that an interval is given for; of fewer it would cover much less than it says
 RESAMPLES = 2000
 AT_ONCE = 2**22  # numbers in the resamples that are computed together
 
@@ -18,7 +18,7 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 def interval(statistic: Statistic, queries: int, width: int, seed: int) -> tuple[float, float] | None:
-    """95 % interval of a figure over resampled queries; None for fewer than 5 queries, or where it is not defined.
+    """95 % interval of a figure over resampled queries; None for fewer than 8 queries, or where it is not defined.
 
     Bias-corrected and accelerated (BCa), which scipy does not define where all resamples agree or lie on one side of
     the figure: the percentiles are taken then.
