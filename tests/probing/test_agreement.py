@@ -29,6 +29,12 @@ def copula(rho: float, queries: int, sources: int, seed: int) -> tuple[Floats, F
     return first, np.exp(rho * first + math.sqrt(1 - rho**2) * noise) - 1
 
 
+def interval_of_mean(values: Floats) -> tuple[float, float]:
+    found = interval(lambda drawn: values[drawn].mean(axis=-1), len(values), 0, seed=0)
+    assert found is not None
+    return found
+
+
 def numbers_of(value: Any) -> list[float]:
     """All numbers in a result."""
     if isinstance(value, BaseModel):
@@ -132,13 +138,13 @@ def test_p_values_of_tops_as_counted_out() -> None:
 
 
 def test_ties_at_the_edge_count_by_their_share() -> None:
-    first, second = np.array([5.0, 3, 3, 3, 1, 0]), np.array([2.0, 2, 2, 7, 2, 0])
-    orders = [np.array(order) / 100 for order in permutations(range(6))]
+    first, second = np.array([5.0, 3, 3, 3, 1]), np.array([2.0, 2, 7, 2, 2])
+    orders = [np.array(order) / 100 for order in permutations(range(5))]
     for k in (1, 2, 3, 4):
         one, other = ([set(np.argsort(-(row + order))[:k]) for order in orders] for row in (first, second))
         # Ties broken in every way, on both sides.
-        expected = np.mean([len(a & b) / k for a, b in product(one[::3], other[::3])])
-        assert top_overlap(first, second, k) == pytest.approx(expected, abs=0.02)
+        expected = np.mean([len(a & b) / k for a, b in product(one, other)])
+        assert top_overlap(first, second, k) == pytest.approx(expected)
 
 
 def test_a_query_without_a_ranking_is_left_out_and_counted() -> None:
@@ -163,8 +169,7 @@ def test_intervals_cover_what_they_say() -> None:
     true = spearman(*copula(0.5, 50_000, 8, seed=9)).mean()
     covered = []
     for number in range(300):
-        found = spearman(*copula(0.5, 20, 8, seed=100 + number))
-        low, high = interval(lambda drawn, found=found: found[drawn].mean(axis=-1), 20, 0, seed=number) or (1, -1)
+        low, high = interval_of_mean(spearman(*copula(0.5, 20, 8, seed=100 + number)))
         covered.append(low <= true <= high)
     assert 0.89 <= np.mean(covered) <= 0.98
 
@@ -172,7 +177,7 @@ def test_intervals_cover_what_they_say() -> None:
 def test_where_all_queries_agree_the_interval_has_no_width() -> None:
     order = np.arange(6.0)
     found = agreement(np.tile(order, (10, 1)), np.tile(order**3, (10, 1))).overall
-    assert found.spearman.interval == (1, 1) and found.mean.spearman.interval == (1, 1)
+    assert found.spearman.interval == (1.0, 1.0) and found.mean.spearman.interval == (1.0, 1.0)
     few = agreement(*copula(0.5, 7, 6, seed=15)).overall
     assert few.spearman.interval is None and few.mean.spearman.interval is None
 
