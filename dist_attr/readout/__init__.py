@@ -14,6 +14,7 @@ from dist_attr.readout.checks import check_readout, compute_in
 from dist_attr.readout.engine import BATCH_TOKENS, ReadoutEngine
 from dist_attr.readout.files import read_queries
 from dist_attr.readout.generation import Sampling, generate
+from dist_attr.readout.model import store_model
 from dist_attr.readout.query import EncodedQuery, Query, encode_queries, encode_query
 from dist_attr.readout.rows import Rows
 
@@ -37,4 +38,5 @@ __all__ = [
     "ranked_basis",
     "read_queries",
     "sample_queries",
+    "store_model",
 ]
