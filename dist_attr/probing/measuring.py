@@ -174,7 +174,11 @@ def measure(
 
 def finished_in(out: Path, store: InfluenceStore, questions: Sequence[Question], options: CompareOptions) -> Path:
     """The folder in `out` that keeps what is finished of a measurement."""
-    decides = [store.manifest.identity, options.model_dump_json(), *(question.model_dump_json() for question in questions)]
+    decides = [
+        store.manifest.identity,
+        options.model_dump_json(),
+        *(question.model_dump_json() for question in questions),
+    ]
     return out / f"unfinished-{hashlib.sha256(repr(decides).encode()).hexdigest()[:16]}"
 
 
@@ -223,5 +227,6 @@ def _read(file: Path) -> list[Measured]:
         return np.array(stored) if isinstance(stored, list) and name != "passage_document" else stored
 
     return [
-        Measured(**{name: value(name, stored) for name, stored in row.items()}) for row in pq.read_table(file).to_pylist()
+        Measured(**{name: value(name, stored) for name, stored in row.items()})
+        for row in pq.read_table(file).to_pylist()
     ]

@@ -99,19 +99,26 @@ class Prober:
             QueryError: a query is empty or not Unicode, or does not fit the context with one of its passages; none is
                 probed then.
         """
-        prompted = [self._prompts.of(query, number) for number, query in enumerate(queries)]
-        readings = [
-            [
-                Reading((), query.plain.tokens, len(query.plain.completion)),
-                *(self._prompts.after(passage, query) for passage in own),
-            ]
-            for query, own in zip(prompted, passages, strict=True)
-        ]
+        readings = self._readings(queries, passages)
         found = iter(self._logprobs([reading for own in readings for reading in own], progress))
         rows = [np.stack([next(found) for _ in own]) for own in readings]
         return [
             Probe(of_query[0], of_query[1:] - of_query[0], list(own))
             for of_query, own in zip(rows, passages, strict=True)
+        ]
+
+    def check(self, queries: Sequence[Query], passages: Sequence[Sequence[Passage]]) -> None:
+        """Raises QueryError where `probe` would, without reading anything."""
+        self._readings(queries, passages)
+
+    def _readings(self, queries: Sequence[Query], passages: Sequence[Sequence[Passage]]) -> list[list[Reading]]:
+        prompted = [self._prompts.of(query, number) for number, query in enumerate(queries)]
+        return [
+            [
+                Reading((), query.plain.tokens, len(query.plain.completion)),
+                *(self._prompts.after(passage, query) for passage in own),
+            ]
+            for query, own in zip(prompted, passages, strict=True)
         ]
 
     @torch.no_grad()
