@@ -37,7 +37,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
         ("mean in-context score, nats", [source.probing for source in found.sources]),
     ):
         named = [(source.source, source.influence, y) for source, y in zip(found.sources, values, strict=True)]
-        up = Axis(0, 1, (0, 0.25, 0.5, 0.75, 1)) if title == "golden score" else Axis.of(values)
+        up = Axis.of(values)
         scatters.append((title, influence, up, scatter(named, influence, up, *PLOT)))
     known = [query.spearman for query in found.agreement.per_query if query.spearman is not None]
     page = environment.get_template("comparison.html.j2").render(
@@ -58,7 +58,9 @@ def show_comparison(found: Comparison, console: Console | None = None) -> None:
     """The main figures, for all queries and for each group."""
     console = console or Console()
     overall, cohorts = found.agreement.overall, (found.agreement.overall, *found.agreement.groups)
-    table = Table("", *(Text(cohort.group or "all queries") for cohort in cohorts), box=None, padding=(0, 2, 0, 0))
+    table = Table("", box=None, padding=(0, 2, 0, 0))
+    for cohort in cohorts:
+        table.add_column(Text(cohort.group or "all queries"))
     table.add_row("queries", *(str(cohort.queries) for cohort in cohorts))
     table.add_row("Spearman", *(estimate(cohort.spearman) for cohort in cohorts))
     table.add_row("Kendall", *(estimate(cohort.kendall) for cohort in cohorts))
@@ -85,7 +87,7 @@ def verdict(found: Comparison) -> str:
     if spearman.value is None:
         return "There is no query in which both methods rank the sources: one of them has them all alike."
     if spearman.interval is None:
-        said = "too few queries for an interval"
+        said = "too few queries, or too much alike, for an interval"
     elif spearman.interval[0] > 0:
         said = "more than chance, which is 0"
     elif spearman.interval[1] < 0:
