@@ -139,39 +139,43 @@ def measure(
     engine.check(options.readout)
     prober = Prober(engine.module, engine.tokenizer, options.probe)
     passages = Passages.of(store, engine.tokenizer, prober.window, corpus)
-    chosen = [passages.choose(question, options.probe) for question in questions]
-    prober.check(questions, chosen)
     along = options.rank or len(attributor.sources)
-    readings = np.cumsum([0, *(1 + len(own) + along for own in chosen)])
+    counts = [0]
+    for number, question in enumerate(questions):
+        own = passages.choose(question, options.probe)  # and again when it is measured: all of them take much memory
+        prober.check(question, own, number)
+        counts.append(1 + len(own) + along)
+    readings = np.cumsum(counts).tolist()
     rows: list[Measured] = []
     for start in range(0, len(questions), AT_ONCE):
         part = slice(start, min(start + AT_ONCE, len(questions)))
-        progress("influence and probing", int(readings[start]), int(readings[-1]))
+        progress("influence and probing", readings[start], readings[-1])
         file = None if folder is None else folder / f"queries-{start:06d}.parquet"
         if file is not None and file.exists():
             rows += _read(file)
             continue
-        own = questions[part]
+        asked = questions[part]
         clock = time.perf_counter()
-        found = attributor.attribute(own, options.readout)
-        done, halfway = int(readings[start]) + along * len(own), time.perf_counter()
+        found = attributor.attribute(asked, options.readout)
+        done, halfway = readings[start] + along * len(asked), time.perf_counter()
 
         def report(read: int) -> None:
             nonlocal done
             done += read
-            progress("influence and probing", done, int(readings[-1]))
+            progress("influence and probing", done, readings[-1])
 
-        probes = prober.probe(own, chosen[part], report)
+        chosen = [passages.choose(question, options.probe) for question in asked]
+        probes = prober.probe(asked, chosen, report)
         finished = time.perf_counter()
-        seconds = (halfway - clock) / len(own), (finished - halfway) / len(own)
+        seconds = (halfway - clock) / len(asked), (finished - halfway) / len(asked)
         measured = [
             _measured(attributor.sources, scores.astype(np.float64), probe, passages.bm25(question), seconds)
-            for question, scores, probe in zip(own, found.scores, probes, strict=True)
+            for question, scores, probe in zip(asked, found.scores, probes, strict=True)
         ]
         if file is not None:
             _write(file, measured)
         rows += measured
-    progress("influence and probing", int(readings[-1]), int(readings[-1]))
+    progress("influence and probing", readings[-1], readings[-1])
     return Measurements(attributor.sources, list(questions), rows, options, prober.window, engine.device.type)
 
 

@@ -102,7 +102,10 @@ class Prober:
             QueryError: a query is empty or not Unicode, or does not fit the context with one of its passages; none is
                 probed then.
         """
-        readings = self._readings(queries, passages)
+        readings = [
+            self._readings(query, own, number)
+            for number, (query, own) in enumerate(zip(queries, passages, strict=True))
+        ]
         found = iter(self._reader.logprobs([reading for own in readings for reading in own], progress))
         rows = [np.stack([next(found) for _ in own]) for own in readings]
         return [
@@ -110,16 +113,11 @@ class Prober:
             for of_query, own in zip(rows, passages, strict=True)
         ]
 
-    def check(self, queries: Sequence[Query], passages: Sequence[Sequence[Passage]]) -> None:
-        """Raises QueryError where `probe` would, without reading anything."""
-        self._readings(queries, passages)
+    def check(self, query: Query, passages: Sequence[Passage], number: int = 0) -> None:
+        """Raises QueryError where `probe` would, naming the query's number, without reading anything."""
+        self._readings(query, passages, number)
 
-    def _readings(self, queries: Sequence[Query], passages: Sequence[Sequence[Passage]]) -> list[list[Reading]]:
-        prompted = [self._prompts.of(query, number) for number, query in enumerate(queries)]
-        return [
-            [
-                Reading.alone(query.plain),
-                *(self._prompts.after(passage, query) for passage in own),
-            ]
-            for query, own in zip(prompted, passages, strict=True)
-        ]
+    def _readings(self, query: Query, passages: Sequence[Passage], number: int) -> list[Reading]:
+        """The query by itself, and after each passage."""
+        prompted = self._prompts.of(query, number)
+        return [Reading.alone(prompted.plain), *(self._prompts.after(passage, prompted) for passage in passages)]
