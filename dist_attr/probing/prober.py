@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from dist_attr.config import ProbeConfig
@@ -17,7 +18,7 @@ from dist_attr.probing.reader import Numbers, Reader
 from dist_attr.readout import Query, store_model
 from dist_attr.store import InfluenceStore
 
-CACHE_BYTES = 2**28
+CACHE_BYTES = 2**29
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,9 @@ class Probe:
     passages: list[Passage]
 
     @property
-    def scores(self) -> Numbers:
+    def scores(self) -> NDArray[np.float64]:
         """Of each passage the sum over the completion's tokens, (passages,), nats."""
-        return np.asarray(self.token_scores.sum(1))
+        return np.asarray(self.token_scores.sum(1, dtype=np.float64))
 
 
 class Prober:
@@ -48,7 +49,8 @@ class Prober:
         tokenizer: of the model.
         config: the template and the window.
         cache_bytes: how much is remembered of the passages that were put into prompts last, so that the next queries
-            with the same passages need not read them again; changes speed, not the scores.
+            with the same passages need not read them again, and half as much is read together; changes speed, not
+            the scores.
 
     Attributes:
         window: tokens of a passage.
