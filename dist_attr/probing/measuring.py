@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dist_attr.config import ProbeConfig, ReadoutName, Settings
+from dist_attr.errors import StoreError
 from dist_attr.probing.passages import Passage, Passages
 from dist_attr.probing.prober import Probe, Prober
 from dist_attr.probing.questions import Question
@@ -127,54 +128,64 @@ def measure(
         progress: called with what is done, how many readings of the model, and of how many.
 
     Raises:
-        StoreError: the model is not the store's, or a tangent is damaged.
+        StoreError: the model is not the store's, a tangent is damaged, or there is a single source.
         CorpusError: the documents are missing, or not those of the store.
         QueryError: a query cannot be scored or probed; nothing is measured then.
     """
+    if len(store.sources) < 2:
+        raise StoreError(f"{store.url} has the source {store.sources[0]!r} only; a comparison ranks two or more")
     attributor = Attributor(store, rank=options.rank)
     engine = attributor.engine
     engine.check(options.readout)
     prober = Prober(engine.module, engine.tokenizer, options.probe)
     passages = Passages.of(store, engine.tokenizer, prober.window, corpus)
-    chosen = [passages.choose(question, options.probe) for question in questions]
-    prober.check(questions, chosen)
     along = options.rank or len(attributor.sources)
-    readings = np.cumsum([0, *(1 + len(own) + along for own in chosen)])
+    counts = [0]
+    for number, question in enumerate(questions):
+        own = passages.choose(question, options.probe)  # and again when it is measured: all of them take much memory
+        prober.check(question, own, number)
+        counts.append(1 + len(own) + along)
+    readings = np.cumsum(counts).tolist()
     rows: list[Measured] = []
     for start in range(0, len(questions), AT_ONCE):
         part = slice(start, min(start + AT_ONCE, len(questions)))
-        progress("influence and probing", int(readings[start]), int(readings[-1]))
+        progress("influence and probing", readings[start], readings[-1])
         file = None if folder is None else folder / f"queries-{start:06d}.parquet"
         if file is not None and file.exists():
             rows += _read(file)
             continue
-        own = questions[part]
+        asked = questions[part]
         clock = time.perf_counter()
-        found = attributor.attribute(own, options.readout)
-        done, halfway = int(readings[start]) + along * len(own), time.perf_counter()
+        found = attributor.attribute(asked, options.readout)
+        done, halfway = readings[start] + along * len(asked), time.perf_counter()
 
         def report(read: int) -> None:
             nonlocal done
             done += read
-            progress("influence and probing", done, int(readings[-1]))
+            progress("influence and probing", done, readings[-1])
 
-        probes = prober.probe(own, chosen[part], report)
+        chosen = [passages.choose(question, options.probe) for question in asked]
+        probes = prober.probe(asked, chosen, report)
         finished = time.perf_counter()
-        seconds = (halfway - clock) / len(own), (finished - halfway) / len(own)
+        seconds = (halfway - clock) / len(asked), (finished - halfway) / len(asked)
         measured = [
             _measured(attributor.sources, scores.astype(np.float64), probe, passages.bm25(question), seconds)
-            for question, scores, probe in zip(own, found.scores, probes, strict=True)
+            for question, scores, probe in zip(asked, found.scores, probes, strict=True)
         ]
         if file is not None:
             _write(file, measured)
         rows += measured
-    progress("influence and probing", int(readings[-1]), int(readings[-1]))
+    progress("influence and probing", readings[-1], readings[-1])
     return Measurements(attributor.sources, list(questions), rows, options, prober.window, engine.device.type)
 
 
 def finished_in(out: Path, store: InfluenceStore, questions: Sequence[Question], options: CompareOptions) -> Path:
     """The folder in `out` that keeps what is finished of a measurement."""
-    decides = [store.manifest.identity, options.model_dump_json(), *(question.model_dump_json() for question in questions)]
+    decides = [
+        store.manifest.identity,
+        options.model_dump_json(),
+        *(question.model_dump_json() for question in questions),
+    ]
     return out / f"unfinished-{hashlib.sha256(repr(decides).encode()).hexdigest()[:16]}"
 
 
@@ -223,5 +234,6 @@ def _read(file: Path) -> list[Measured]:
         return np.array(stored) if isinstance(stored, list) and name != "passage_document" else stored
 
     return [
-        Measured(**{name: value(name, stored) for name, stored in row.items()}) for row in pq.read_table(file).to_pylist()
+        Measured(**{name: value(name, stored) for name, stored in row.items()})
+        for row in pq.read_table(file).to_pylist()
     ]
