@@ -71,6 +71,41 @@ export function limitsInWords({ fidelity, rank }) {
   return said;
 }
 
+/** How far two rankings of one query's sources agree, a sentence for each figure, the whole of it in the first. */
+export function agreementInWords({ spearman, kendall, overlaps, partial }, sources) {
+  if (spearman === null) return ["One of the two scores all sources alike, so there is no order to compare."];
+  // Of unrelated orders it is about normal, with a variance of 1 / (sources - 1).
+  const chance = Math.min(1, 1.96 / Math.sqrt(sources - 1));
+  const verdict =
+    Math.abs(spearman) <= chance ? "no more alike than chance can have it" : spearman > 0 ? "alike" : "the other way round";
+  return [
+    `The two rank the sources ${verdict}: rank correlation ${plain(spearman, 2)} (Spearman; 1 is the same order, ${MINUS}1 the reverse).`,
+    `Unrelated orders of ${count(sources, "source")} come to between ${MINUS}${plain(chance, 2)} and ${plain(chance, 2)} in 19 of 20 cases.` +
+      (kendall === null ? "" : ` Kendall's \u03c4 is ${plain(kendall, 2)}.`),
+    ...overlaps.filter(({ overlap }) => overlap !== null).map(overlapInWords),
+    ...Object.entries(partial)
+      .filter(([, value]) => value !== null)
+      .map(([held, value]) => `With ${held.replace(" + ", " and ")} held fixed, the rank correlation is ${plain(value, 2)}.`),
+  ];
+}
+
+function overlapInWords({ k, overlap, chance, p }) {
+  const tops = k === 1 ? "The first source is" : `Of the first ${k} sources`;
+  const shared = k === 1 ? (overlap > 0.5 ? " the same in both" : " another in each") : ` both have ${plain(k * overlap)}`;
+  const expected = k === 1 ? `the same in ${percent(chance, 2)} of cases` : `${plain(k * chance, 2)} on average`;
+  return `${tops}${shared}; by chance it would be ${expected}${p === null ? "" : `, and so many or more with probability ${plain(p, 2)}`}.`;
+}
+
+/** How documents were put before the prompt. */
+export function probedInWords({ documents, choose, seed, window, chat }) {
+  const which = choose === "bm25" ? "those most like the question and the answer by BM25" : `random ones, drawn with the seed ${seed}`;
+  return (
+    `Of each source ${count(documents, "document")}, ${which}; of a longer one a part of ${count(window, "token")}` +
+    `${chat ? "; in the model's chat template" : ""}. Probing sees the text and not the training: a document can help without ` +
+    "having taught anything, and have taught what it does not help with."
+  );
+}
+
 function measurementInWords(measured, readout) {
   const { truth, dropped, retrained, queries, correlation, interval, slope, ceiling } = measured;
   const across = dropped === 1 ? "rank correlation over sources" : "LDS";
