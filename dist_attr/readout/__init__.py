@@ -13,6 +13,7 @@ from dist_attr.readout.calibration import calibrate, sample_queries
 from dist_attr.readout.checks import check_readout, compute_in
 from dist_attr.readout.engine import BATCH_TOKENS, ReadoutEngine
 from dist_attr.readout.generation import Sampling, generate
+from dist_attr.readout.model import store_model
 from dist_attr.readout.query import EncodedQuery, Query, encode_queries, encode_query
 from dist_attr.readout.rows import Rows
 
@@ -35,4 +36,5 @@ __all__ = [
     "generate",
     "ranked_basis",
     "sample_queries",
+    "store_model",
 ]

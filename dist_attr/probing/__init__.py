@@ -1,0 +1,18 @@
+"""In-context probing: what a source's documents do to an answer by merely standing in the prompt.
+
+Design decisions:
+- A long document is cut into windows of equal length, and no window is dropped: what is too long is never cut in
+  silence, and what does not fit the context is an error.
+- The template's beginning, the passage, the rest of the template with the prompt, and the completion are tokenised
+  separately and joined: which tokens are scored depends on nothing but the query, and what is computed for a passage
+  is exactly what the whole prompt would compute.
+- The completion without a passage is tokenised as the readout does it, so that both speak of the same tokens.
+- The documents are those the store was made of, by their fingerprint: a changed document would be credited for what it
+  did not teach.
+"""
+
+from dist_attr.probing.passages import Passage, Passages
+from dist_attr.probing.prober import Probe, Prober
+from dist_attr.probing.sources import SourceProbe, by_source, golden_score
+
+__all__ = ["Passage", "Passages", "Probe", "Prober", "SourceProbe", "by_source", "golden_score"]
