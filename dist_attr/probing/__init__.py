@@ -11,8 +11,20 @@ Design decisions:
   did not teach.
 """
 
+from dist_attr.probing.agreement import agreement
+from dist_attr.probing.figures import Agreement
 from dist_attr.probing.passages import Passage, Passages
 from dist_attr.probing.prober import Probe, Prober
 from dist_attr.probing.sources import SourceProbe, by_source, golden_score
 
-__all__ = ["Passage", "Passages", "Probe", "Prober", "SourceProbe", "by_source", "golden_score"]
+__all__ = [
+    "Agreement",
+    "Passage",
+    "Passages",
+    "Probe",
+    "Prober",
+    "SourceProbe",
+    "agreement",
+    "by_source",
+    "golden_score",
+]
