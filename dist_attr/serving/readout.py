@@ -86,9 +86,9 @@ class Readout:
             self._tokenizer = load_tokenizer(folder, [])
         assert store.manifest.model is not None
         store.check_model(store.manifest.model.weights, tokenizer_fingerprint(self._tokenizer))
-        beside = gpus_of_prober(config, gpus)
-        self._shards = Shards(config, gpus, beside, store.manifest.identity, self._held, self._metrics.deaths.inc)
-        self._probes = Probes(config, store, beside, self._metrics, self._stage)
+        share = gpus_of_prober(config, gpus)
+        self._shards = Shards(config, gpus, share, store.manifest.identity, self._held, self._metrics.deaths.inc)
+        self._probes = Probes(config, store, share, self._metrics, self._stage)
         facts = await self._shards.facts()
         self._context = facts[0].context
         errors = [of_shard.precision_error for of_shard in facts if of_shard.precision_error is not None]
