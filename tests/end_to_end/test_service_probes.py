@@ -190,9 +190,7 @@ def test_a_comparison_of_some_sources(client: da.Client) -> None:
         assert {s.source for s in some.probe.sources} == set(scores)
 
 
-def test_law_8_under_concurrent_load_with_attributions(
-    client: da.Client, store: da.InfluenceStore, local: Any
-) -> None:
+def test_law_8_under_concurrent_load_with_attributions(client: da.Client, store: da.InfluenceStore, local: Any) -> None:
     probe, bm25 = local
     attribution, right = da.Attributor(store).attribute(QUERIES), probe(QUERIES)
 
