@@ -137,8 +137,10 @@ export class Comparison {
     );
     this.documents = element("div", { id: "documents" });
     this.shown.replaceChildren(
-      element("ul", { id: "agreement" }, said.map((text) => element("li", { text }))),
-      element("div", { class: "plot" }, [this.scatter.root]),
+      element("div", { class: "side-by-side" }, [
+        element("ul", { id: "agreement" }, said.map((text) => element("li", { text }))),
+        this.scatter.root,
+      ]),
       element("p", { class: "soft", text: "Choose a source to find it in both rankings and the picture, and to read its documents." }),
       element("div", { class: "side-by-side" }, this.rankings.map(({ root }) => root)),
       this.documents,
@@ -213,6 +215,6 @@ function makeDocument({ source, document, window, windows, score, excerpt }, dec
   return element("li", {}, [
     element("p", {}, [element("b", { text: source }), ` · ${document}${part}`]),
     element("p", {}, [element("span", { class: `${side} key`, text: `${signed(score, decimals)} nats` }), ` in the prompt it ${did}`]),
-    element("blockquote", { text: `${window > 0 ? "… " : ""}${excerpt}` }),
+    element("blockquote", { text: `${window > 0 ? "… " : ""}${excerpt.trim()}` }),
   ]);
 }

@@ -77,23 +77,27 @@ export function agreementInWords({ spearman, kendall, overlaps, partial }, sourc
   // Of unrelated orders it is about normal, with a variance of 1 / (sources - 1).
   const chance = Math.min(1, 1.96 / Math.sqrt(sources - 1));
   const verdict =
-    Math.abs(spearman) <= chance ? "no more alike than chance can have it" : spearman > 0 ? "alike" : "the other way round";
+    Math.abs(spearman) <= chance ? "no more alike than chance would" : spearman > 0 ? "alike" : "the other way round";
   return [
     `The two rank the sources ${verdict}: rank correlation ${plain(spearman, 2)} (Spearman; 1 is the same order, ${MINUS}1 the reverse).`,
     `Unrelated orders of ${count(sources, "source")} come to between ${MINUS}${plain(chance, 2)} and ${plain(chance, 2)} in 19 of 20 cases.` +
       (kendall === null ? "" : ` Kendall's \u03c4 is ${plain(kendall, 2)}.`),
     ...overlaps.filter(({ overlap }) => overlap !== null).map(overlapInWords),
-    ...Object.entries(partial)
-      .filter(([, value]) => value !== null)
-      .map(([held, value]) => `With ${held.replace(" + ", " and ")} held fixed, the rank correlation is ${plain(value, 2)}.`),
+    ...heldInWords(Object.entries(partial).filter(([, value]) => value !== null)),
   ];
 }
 
 function overlapInWords({ k, overlap, chance, p }) {
-  const tops = k === 1 ? "The first source is" : `Of the first ${k} sources`;
-  const shared = k === 1 ? (overlap > 0.5 ? " the same in both" : " another in each") : ` both have ${plain(k * overlap)}`;
-  const expected = k === 1 ? `the same in ${percent(chance, 2)} of cases` : `${plain(k * chance, 2)} on average`;
-  return `${tops}${shared}; by chance it would be ${expected}${p === null ? "" : `, and so many or more with probability ${plain(p, 2)}`}.`;
+  const rare = p === null || p === 1 ? "" : `, and so many or more with probability ${plain(p, 2)}`;
+  if (k === 1)
+    return `The first source is ${overlap > 0.5 ? "the same in both" : "another in each"}; by chance it would be the same in ${percent(chance, 2)} of cases.`;
+  return `Of the first ${k} both have ${plain(k * overlap, 2)}; by chance it would be ${plain(k * chance, 2)} on average${rare}.`;
+}
+
+function heldInWords(figures) {
+  if (figures.length === 0) return [];
+  const said = figures.map(([held, value]) => `${plain(value, 2)} with ${held.replace(" + ", " and ")}`);
+  return [`Held fixed what could make both agree without either knowing anything, the rank correlation is ${said.join(", ")}.`];
 }
 
 /** How documents were put before the prompt. */
