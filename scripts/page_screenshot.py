@@ -64,9 +64,16 @@ def main(
         page.locator("h1").hover()
         place = page.locator("#comparison").bounding_box()
         assert place is not None
-        x, y, width, height = (place[name] for name in ("x", "y", "width", "height"))
-        around = {"x": x - MARGIN, "y": y - MARGIN, "width": width + 2 * MARGIN, "height": height + 2 * MARGIN}
-        page.screenshot(path=out / COMPARISON, clip=around, full_page=True)
+        page.screenshot(
+            path=out / COMPARISON,
+            clip={
+                "x": place["x"] - MARGIN,
+                "y": place["y"] - MARGIN,
+                "width": place["width"] + 2 * MARGIN,
+                "height": place["height"] + 2 * MARGIN,
+            },
+            full_page=True,
+        )
         print(out / COMPARISON)
         browser.close()
 

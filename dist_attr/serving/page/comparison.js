@@ -51,6 +51,12 @@ export class Comparison {
     this.under_way?.abort();
   }
 
+  /** Another answer takes its place. */
+  leave() {
+    this.announce = () => {};
+    this.abort();
+  }
+
   async compare() {
     const mine = (this.under_way = new AbortController());
     const began = performance.now();

@@ -55,7 +55,6 @@ function fitOptions() {
 
 async function ask() {
   waiting?.abort();
-  comparison?.abort();
   const mine = (waiting = new AbortController());
   showWhoWrites();
   showWaiting(true);
@@ -149,6 +148,7 @@ function showAnswer({ path, body }, answer) {
   const view = new AnswerView(query.prompt, attribution, served.sources, say);
   const { sources } = result;
   const options = { readout: body.readout, rank: body.rank };
+  comparison?.leave();
   comparison = new Comparison({ query, options, sources: sources.map(({ source }) => source), served }, say);
   at("answer").replaceChildren(
     element("h2", { text: generated ? "The model's answer" : "Answer" }),
