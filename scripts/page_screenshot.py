@@ -1,4 +1,6 @@
-"""Pictures of the service's page with an answer, light and dark: docs/images/page.png and page-dark.png.
+"""Pictures of the service's page: an answer, light and dark, and its comparison with in-context probing.
+
+They are docs/images/page.png, page-dark.png and page-comparison.png.
 
 Needs a browser, Debian's package chromium, and a service that is running.
 
@@ -22,6 +24,9 @@ BROWSERS = ("chromium", "google-chrome")
 FLAGS = ["--no-sandbox"]  # which a browser cannot have where root runs it, as in containers
 WIDTH, HEIGHT = 1200, 860  # pixels
 PICTURES = {"page.png": "light", "page-dark.png": "dark"}
+COMPARISON = "page-comparison.png"
+MARGIN = 16  # pixels
+LONG = 300_000  # milliseconds, for documents that are read first
 
 
 def browser_path() -> str:
@@ -51,6 +56,25 @@ def main(
             page.locator("#answer").wait_for()
             page.screenshot(path=out / name)
             print(out / name)
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        page.goto(f"{endpoint}/#{urlencode(asked)}")
+        page.get_by_role("button", name="Compare with in-context probing").click()
+        page.locator("#agreement").wait_for(timeout=LONG)
+        page.locator("#comparison .source").first.click()
+        page.locator("h1").hover()
+        place = page.locator("#comparison").bounding_box()
+        assert place is not None
+        page.screenshot(
+            path=out / COMPARISON,
+            clip={
+                "x": place["x"] - MARGIN,
+                "y": place["y"] - MARGIN,
+                "width": place["width"] + 2 * MARGIN,
+                "height": place["height"] + 2 * MARGIN,
+            },
+            full_page=True,
+        )
+        print(out / COMPARISON)
         browser.close()
 
 

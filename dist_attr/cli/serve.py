@@ -14,6 +14,15 @@ def serve(
         Literal["sources", "basis", "both"] | None,
         typer.Option(help="what shards keep in memory", show_default="both, if the store is calibrated"),
     ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="where the run's documents are now, for in-context probing", show_default="where the run read them"
+        ),
+    ] = None,
+    probing: Annotated[
+        bool, typer.Option(help="answer probes too; costs memory from the first one on: model and documents")
+    ] = True,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16: the linear readout only")] = "fp32",
     replicas: Annotated[int, typer.Option(min=1, help="copies of all shards")] = 1,
     most_replicas: Annotated[
@@ -49,7 +58,7 @@ def serve(
     from pydantic import ValidationError
     from rich.console import Console
 
-    from dist_attr.config import ServiceConfig
+    from dist_attr.config import ProbeConfig, ServiceConfig
     from dist_attr.errors import ConfigError
     from dist_attr.serving import deploy, stop
 
@@ -58,6 +67,8 @@ def serve(
     try:
         config = ServiceConfig(
             store=store,
+            corpus=corpus,
+            probing=ProbeConfig() if probing else None,
             shards=shards,
             hold=hold,
             precision=precision,

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dist_attr.config.base import Settings
+from dist_attr.config.probing import ProbeConfig
 from dist_attr.config.training import PrecisionName
 
 Held = Literal["sources", "basis", "both"]
@@ -17,6 +18,16 @@ class ServiceConfig(Settings):
 
     store: str = Field(description="the store, a path or any fsspec URL; every node must reach it")
     model: str | None = Field(None, description="another place of the store's model than `model` beside it")
+    corpus: str | None = Field(
+        None, description="another place of the run's documents than the run's own, any fsspec URL; for probing"
+    )
+    # On, since a service that is never asked pays nothing: the prober is started, and reads the documents, at the first
+    # request. Where the documents are missing or have changed, that request is refused and attributions go on.
+    probing: ProbeConfig | None = Field(
+        ProbeConfig(),
+        description="in-context probing: template, chat and window, and what holds where a request says nothing. From "
+        "the first request on a copy has one more process, with the model and all documents; none: it does not probe",
+    )
     shards: int = Field(2, ge=1, le=1024, description="readout shards; each has the model and its part of the sources")
     hold: Held | None = Field(
         None,
@@ -37,6 +48,9 @@ class ServiceConfig(Settings):
     timeout: float = Field(60.0, gt=0, le=3600, description="longest time for an answer, seconds")
     most_waiting: int = Field(512, ge=1, description="queries that an ingress lets in at once; others get 429")
     most_tokens: int = Field(32_768, ge=1, description="of all queries of a request together")
+    most_probes: int = Field(
+        4096, ge=1, description="queries x sources x documents of a request, and of those that a copy lets in at once"
+    )
     most_bytes: int = Field(4 * 2**20, ge=1024, description="of a request's body")
     keys_file: str | None = Field(
         None,

@@ -17,6 +17,7 @@ from dist_attr.serving.front import Front
 from dist_attr.serving.guard import Guard, read_keys
 from dist_attr.serving.metrics import IngressMetrics
 from dist_attr.serving.page import page_router
+from dist_attr.serving.probe_schemas import ComparisonRequest, ComparisonResponse, ProbeRequest, ProbeResponse
 from dist_attr.serving.problems import MEDIA_TYPE, answer_with_problems, id_of, problem_of
 from dist_attr.serving.schemas import (
     AnswerFacts,
@@ -39,6 +40,7 @@ REFUSALS = {
     400: "the body is not JSON in UTF-8",
     401: "a key is needed, and none or another was given",
     408: "the body did not arrive in time",
+    409: "of probes: the service has no documents, others than the run's, or was started without probing",
     413: "the body is too large",
     422: "the request is not valid, or a query cannot be scored",
     429: "too much is asked at once; Retry-After says when to ask again",
@@ -125,6 +127,16 @@ def build_api(
             ),
             attribution=attribution,
         )
+
+    @api.post("/v1/probes")
+    async def probes(asked: ProbeRequest) -> ProbeResponse:
+        """What the sources' documents do to these completions when they stand in the prompt."""
+        return await front.probe(asked)
+
+    @api.post("/v1/comparisons")
+    async def comparisons(asked: ComparisonRequest) -> ComparisonResponse:
+        """Influence and in-context probing of the same queries, and how far they agree on the sources."""
+        return await front.compare(asked)
 
     @api.get("/v1/sources")
     async def sources() -> SourcesResponse:

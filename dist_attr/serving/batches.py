@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import httpx
 from pydantic import ValidationError
@@ -12,6 +12,13 @@ from dist_attr.config import ReadoutName
 from dist_attr.errors import QueryError
 from dist_attr.readout import Query
 from dist_attr.serving.exchange import Answer, Ask, parsed, reason
+from dist_attr.serving.probe_schemas import (
+    ComparisonRequest,
+    ComparisonResponse,
+    ProbeRequest,
+    ProbeResponse,
+    StatisticName,
+)
 from dist_attr.serving.schemas import (
     MOST_QUERIES,
     AnswerFacts,
@@ -26,7 +33,7 @@ from dist_attr.serving.schemas import (
 # Of a request's texts. A token has at least a byte, so these are no more tokens than a service takes by default.
 MOST_BYTES = 32_768
 Queries = Query | Iterable[Query]
-Request = TypeVar("Request", AttributionRequest, CompletionRequest)
+Request = TypeVar("Request", AttributionRequest, CompletionRequest, ProbeRequest, ComparisonRequest)
 
 
 class ReadoutOptions(TypedDict, total=False):
@@ -59,6 +66,57 @@ class CompletionOptions(ReadoutOptions, total=False):
     temperature: float
     top_p: float
     seed: int | None
+
+
+class ProbingOptions(TypedDict, total=False):
+    """Which documents go before the prompt. What is not said is the service's to decide.
+
+    Attributes:
+        documents: so many of each source.
+        choose: "bm25", those most like the query, or "random", the same for all queries.
+        seed: of the random choice.
+        sources: only these; all by default.
+        tokens: also the score of every completion token.
+    """
+
+    documents: int
+    choose: Literal["bm25", "random"]
+    seed: int
+    sources: Sequence[str] | None
+    tokens: bool
+
+
+class ComparisonOptions(ReadoutOptions, total=False):
+    """What is compared: both methods' options.
+
+    Attributes:
+        documents: see `ProbingOptions`.
+        choose: likewise.
+        seed: likewise.
+        sources: likewise.
+        statistic: of a source's documents, to be compared with its influence: the mean by default, the median or best.
+    """
+
+    documents: int
+    choose: Literal["bm25", "random"]
+    seed: int
+    sources: Sequence[str] | None
+    statistic: StatisticName
+
+
+def probes(queries: Queries, options: ProbingOptions, timeout: float) -> Ask[ProbeResponse]:
+    """The request for probes. Raises QueryError when the options are not valid, or the queries too many for it."""
+    return Ask("/v1/probes", ProbeResponse, valid(ProbeRequest, _values(queries, options, timeout)))
+
+
+def comparison(queries: Queries, options: ComparisonOptions, timeout: float) -> Ask[ComparisonResponse]:
+    """The request for a comparison. Raises as `probes` does."""
+    return Ask("/v1/comparisons", ComparisonResponse, valid(ComparisonRequest, _values(queries, options, timeout)))
+
+
+def _values(queries: Queries, options: ProbingOptions | ComparisonOptions, timeout: float) -> dict[str, Any]:
+    given = [queries] if isinstance(queries, Query) else queries
+    return {"queries": [query.model_dump() for query in given], "timeout": timeout, **options}
 
 
 def attributions(

@@ -17,15 +17,20 @@ from typing import Any, Self, Unpack
 import httpx
 
 from dist_attr.serving.batches import (
+    ComparisonOptions,
     CompletionOptions,
+    ProbingOptions,
     Queries,
     ReadoutOptions,
     StreamReader,
     attributions,
+    comparison,
     completion,
     joined,
+    probes,
 )
 from dist_attr.serving.exchange import Answer, Ask, Service, Tries
+from dist_attr.serving.probe_schemas import ComparisonResponse, ProbeResponse
 from dist_attr.serving.schemas import (
     AttributedQuery,
     AttributionResponse,
@@ -99,6 +104,21 @@ class Client:
     def complete(self, prompt: str, **options: Unpack[CompletionOptions]) -> CompletionResponse:
         """The model's answer to a prompt, and its attribution. For the options see `CompletionOptions`."""
         return self._answer(completion(prompt, options, self._service.timeout))
+
+    def probe(self, queries: Queries, **options: Unpack[ProbingOptions]) -> ProbeResponse:
+        """What the sources' documents do to completions when they stand in the prompt.
+
+        One query, or as many as a request may have: 256, and no more work than the service takes. For the options see
+        `ProbingOptions`.
+        """
+        return self._answer(probes(queries, options, self._service.timeout))
+
+    def compare(self, queries: Queries, **options: Unpack[ComparisonOptions]) -> ComparisonResponse:
+        """Influence and in-context probing of the same queries, and how far they agree; as many as for `probe`.
+
+        For the options see `ComparisonOptions`.
+        """
+        return self._answer(comparison(queries, options, self._service.timeout))
 
     def sources(self) -> SourcesResponse:
         """The sources that can be credited."""
@@ -177,6 +197,14 @@ class AsyncClient:
     async def complete(self, prompt: str, **options: Unpack[CompletionOptions]) -> CompletionResponse:
         """See `Client.complete`."""
         return await self._answer(completion(prompt, options, self._service.timeout))
+
+    async def probe(self, queries: Queries, **options: Unpack[ProbingOptions]) -> ProbeResponse:
+        """See `Client.probe`."""
+        return await self._answer(probes(queries, options, self._service.timeout))
+
+    async def compare(self, queries: Queries, **options: Unpack[ComparisonOptions]) -> ComparisonResponse:
+        """See `Client.compare`."""
+        return await self._answer(comparison(queries, options, self._service.timeout))
 
     async def sources(self) -> SourcesResponse:
         """See `Client.sources`."""

@@ -106,8 +106,10 @@ def stop() -> None:
 
 
 def _checked(config: ServiceConfig) -> ServiceConfig:
-    config = config.model_copy(update={"store": absolute_url(config.store)})
-    sources = len(open_store(config.store).sources)
+    store = open_store(config.store)
+    corpus = config.corpus or store.manifest.run.corpus.path
+    places = {"store": absolute_url(config.store), "corpus": None if corpus is None else absolute_url(corpus)}
+    config, sources = config.model_copy(update=places), len(store.sources)
     if config.shards > sources:
         raise ConfigError(
             f"--shards is {config.shards}; the store has {sources} sources, so between 1 and {sources} shards"

@@ -21,6 +21,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from dist_attr.errors import ConfigError, QueryError
+from dist_attr.serving.probe_schemas import ComparisonRequest, ProbeRequest
 from dist_attr.serving.schemas import AttributionRequest, CompletionRequest, Problem, StreamedLine
 
 NDJSON = "application/x-ndjson"
@@ -79,7 +80,7 @@ class Ask(Generic[Answer]):
 
     path: str
     answer: type[Answer]
-    body: AttributionRequest | CompletionRequest | None = None
+    body: AttributionRequest | CompletionRequest | ProbeRequest | ComparisonRequest | None = None
 
     @property
     def streamed(self) -> bool:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -16,7 +13,9 @@ from ray.serve.handle import DeploymentHandle
 from dist_attr.config import ServiceConfig
 from dist_attr.errors import BusyError, UnavailableError
 from dist_attr.readout import Attribution, Query, Sampling
+from dist_attr.serving.admission import Admission
 from dist_attr.serving.metrics import IngressMetrics
+from dist_attr.serving.probe_schemas import ComparisonRequest, ComparisonResponse, ProbeRequest, ProbeResponse
 from dist_attr.serving.readout import Generated
 from dist_attr.serving.schemas import AnswerFacts, Options, SourcesResponse, StoreResponse
 
@@ -38,9 +37,8 @@ class Front:
 
     def __init__(self, config: ServiceConfig, readout: DeploymentHandle[Any], metrics: IngressMetrics) -> None:
         self._config, self._readout, self._metrics = config, readout, metrics
-        self._admitted = 0
-        self._answered: deque[tuple[float, int]] = deque(maxlen=64)  # when, and how many queries
-        metrics.admitted.set_function(lambda: self._admitted)
+        self._admission = Admission(config.most_waiting, "queries")
+        metrics.admitted.set_function(lambda: self._admission.admitted)
 
     async def attribute(
         self, queries: Sequence[Query], options: Options
@@ -54,7 +52,7 @@ class Front:
         """
         timeout, done, facts, failures = self._timeout(options), 0, None, 0
         deadline = asyncio.get_running_loop().time() + timeout
-        with self._let_in(len(queries)):
+        with self._admission.let_in(len(queries)):
             while True:
                 left = deadline - asyncio.get_running_loop().time()
                 stream: Any = self._readout.options(stream=True).attribute.remote(queries[done:], options, left)
@@ -76,10 +74,21 @@ class Front:
     async def complete(self, prompt: str, sampling: Sampling, options: Options) -> Generated:
         """The model's answer with its attribution. Raises as `attribute` does."""
         timeout = self._timeout(options)
-        with self._let_in(1):
+        with self._admission.let_in(1):
             return await self._call(
                 lambda: self._readout.complete.remote(prompt, sampling, options, timeout), timeout + GRACE
             )
+
+    async def probe(self, asked: ProbeRequest) -> ProbeResponse:
+        """What documents in the prompt do to completions. Raises as `Readout.probe` does."""
+        timeout = self._timeout(asked)
+        return await self._call(lambda: self._readout.probe.remote(asked, timeout), timeout + GRACE)
+
+    async def compare(self, asked: ComparisonRequest) -> ComparisonResponse:
+        """Influence and in-context probing side by side. Raises as `Readout.compare` does."""
+        timeout = self._timeout(asked)
+        with self._admission.let_in(len(asked.queries)):
+            return await self._call(lambda: self._readout.compare.remote(asked, timeout), timeout + GRACE)
 
     async def describe(self) -> StoreResponse:
         """What is served."""
@@ -111,35 +120,12 @@ class Front:
         if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
             raise error.cause
         if isinstance(error, BackPressureError):
-            raise BusyError("the service has more requests than it can answer", self._wait()) from error
+            raise BusyError("the service has more requests than it can answer", self._admission.wait()) from error
         if not isinstance(error, RayActorError | DeploymentUnavailableError) or failures == AGAIN:
             raise error
         self._metrics.retried.inc()
         await asyncio.sleep(PAUSE * 2**failures)
         return failures + 1
 
-    def _timeout(self, options: Options) -> float:
+    def _timeout(self, options: Options | ProbeRequest) -> float:
         return min(options.timeout or self._config.timeout, self._config.timeout)
-
-    @contextmanager
-    def _let_in(self, queries: int) -> Iterator[None]:
-        most = self._config.most_waiting
-        if self._admitted and self._admitted + queries > most:  # a single request is always let in
-            raise BusyError(
-                f"{self._admitted} queries are being answered, and {most} are let in at once; ask again later",
-                self._wait(),
-            )
-        self._admitted += queries
-        try:
-            yield
-            self._answered.append((time.monotonic(), queries))
-        finally:
-            self._admitted -= queries
-
-    def _wait(self) -> int:
-        """Seconds until about half of the queries that are let in are answered, at the pace of the last ones."""
-        if len(self._answered) < 2:
-            return 1
-        seconds = max(time.monotonic() - self._answered[0][0], 1e-3)
-        pace = sum(queries for _, queries in self._answered) / seconds
-        return int(min(max(self._admitted / 2 / pace, 1), 30))

@@ -41,7 +41,7 @@ class ReadoutMetrics:
         self.registry = registry = CollectorRegistry()
         self.stages = Histogram(
             "dist_attr_stage_seconds",
-            "time by stage: encode, queue, read, generate",
+            "time by stage: encode, queue, read, generate; of probes load, turn, probe",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
@@ -50,6 +50,11 @@ class ReadoutMetrics:
         self.waiting = Gauge("dist_attr_queue_queries", "queries that wait to be read out", registry=registry)
         self.errors = Counter("dist_attr_readout_errors", "by kind", ["kind"], registry=registry)
         self.deaths = Counter("dist_attr_shard_deaths", "times that a shard was found dead", registry=registry)
+        self.probes = Counter("dist_attr_probes", "queries after a document each", registry=registry)
+        self.probing = Gauge("dist_attr_admitted_probes", "probes let in and not yet answered", registry=registry)
+        self.prober_deaths = Counter(
+            "dist_attr_prober_deaths", "times that the prober was found dead", registry=registry
+        )
 
     def text(self) -> str:
         """In Prometheus' format."""

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from dist_attr.errors import BusyError, DistAttrError, QueryError, UnavailableError
+from dist_attr.errors import BusyError, ConfigError, CorpusError, DistAttrError, QueryError, UnavailableError
 from dist_attr.serving.schemas import Problem
 
 LOG = logging.getLogger("dist_attr.serving")
@@ -33,6 +33,8 @@ def problem_of(error: Exception, request_id: str | None) -> tuple[Problem, dict[
         case TimeoutError():
             status = HTTPStatus.GATEWAY_TIMEOUT
             detail = "the answer took longer than the request's timeout; ask for less at once, or wait longer"
+        case CorpusError() | ConfigError():  # what its operator gave the service does not allow it
+            status, detail = HTTPStatus.CONFLICT, str(error)
         case QueryError():
             status, detail = HTTPStatus.UNPROCESSABLE_ENTITY, str(error)
         case DistAttrError():

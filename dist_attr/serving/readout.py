@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from ray import serve
 
 from dist_attr.config import ServiceConfig
@@ -23,6 +24,9 @@ from dist_attr.readout import Along, Attribution, EncodedQuery, Query, Sampling,
 from dist_attr.serving.answers import fidelity, store_identity
 from dist_attr.serving.batcher import Batcher, Kind
 from dist_attr.serving.metrics import ReadoutMetrics
+from dist_attr.serving.probe_answers import compared, golden_scores
+from dist_attr.serving.probe_schemas import ComparisonRequest, ComparisonResponse, ProbeRequest, ProbeResponse
+from dist_attr.serving.probes import Probes, gpus_of_prober
 from dist_attr.serving.schemas import (
     AnswerFacts,
     BasisFidelity,
@@ -62,7 +66,7 @@ class Readout:
 
     Args:
         config: of the service.
-        gpus: of each shard.
+        gpus: of each bundle of the placement group: of a shard, and of the first one for the prober too.
 
     Raises:
         StoreError: the store cannot be served.
@@ -82,7 +86,9 @@ class Readout:
             self._tokenizer = load_tokenizer(folder, [])
         assert store.manifest.model is not None
         store.check_model(store.manifest.model.weights, tokenizer_fingerprint(self._tokenizer))
-        self._shards = Shards(config, gpus, store.manifest.identity, self._held, self._metrics.deaths.inc)
+        share = gpus_of_prober(config, gpus)
+        self._shards = Shards(config, gpus, share, store.manifest.identity, self._held, self._metrics.deaths.inc)
+        self._probes = Probes(config, store, share, self._metrics, self._stage)
         facts = await self._shards.facts()
         self._context = facts[0].context
         errors = [of_shard.precision_error for of_shard in facts if of_shard.precision_error is not None]
@@ -105,16 +111,7 @@ class Readout:
         """
         deadline = asyncio.get_running_loop().time() + timeout
         kind = self._kind(options)
-        with self._stage("encode"):
-            encoded, against = await asyncio.get_running_loop().run_in_executor(
-                self._encoder, encode_queries, queries, self._tokenizer, self._context
-            )
-        tokens = sum(len(query.tokens) for query in [*encoded, *against] if query is not None)
-        if tokens > self._config.most_tokens:
-            raise QueryError(
-                f"the queries have {tokens:,} tokens together; the service takes {self._config.most_tokens:,} in a "
-                "request; split it"
-            )
+        encoded, against = await self._encode(queries)
         yield self._facts(kind)
         for start in range(0, len(encoded), TOGETHER):
             some = slice(start, start + TOGETHER)
@@ -131,6 +128,31 @@ class Readout:
         text = decode(self._tokenizer, query.tokens, query.start)
         return Generated(text, query.start, ended, self._facts(kind), found)
 
+    async def probe(self, asked: ProbeRequest, timeout: float) -> ProbeResponse:
+        """What documents in the prompt do to completions. Raises as `Probes.probe` does."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._encode(asked.queries)
+        facts, results = await self._probes.probe(asked.queries, asked, deadline)
+        return ProbeResponse(
+            store=store_identity(self._store), probing=facts, results=results, golden=golden_scores(results)
+        )
+
+    async def compare(self, asked: ComparisonRequest, timeout: float) -> ComparisonResponse:
+        """Influence and in-context probing of the same queries. Raises as `attribute` and `Probes.probe` do."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        sources = self._probes.sources(asked)
+        if len(sources) < 2:
+            raise QueryError("a comparison ranks sources; name two at least")
+        self._kind(asked)
+        await self._encode(asked.queries)
+        probing, probed = await self._probes.probe(asked.queries, asked, deadline)
+        similarity = await self._probes.bm25(asked.queries, sources, deadline)
+        parts = [part async for part in self.attribute(asked.queries, asked, deadline - loop.time())]
+        lengths = {record.name: record.tokens / record.documents for record in self._store.records}
+        baselines = {"document length": np.array([lengths[name] for name in sources]), "BM25": similarity}
+        return await loop.run_in_executor(None, compared, asked, sources, parts, probing, probed, baselines)
+
     async def describe(self) -> StoreResponse:
         """What is served."""
         manifest = self._store.manifest
@@ -143,6 +165,7 @@ class Readout:
             exact="sources" in self._held,
             basis=self._basis_fidelity(),
             timeout=self._config.timeout,
+            probing=self._probes.state(),
             versions=manifest.versions,
             fidelity=fidelity(self._store, self._config.precision, self._precision_error),
         )
@@ -193,6 +216,20 @@ class Readout:
 
     def _basis_fidelity(self) -> BasisFidelity | None:
         return None if self._basis is None else BasisFidelity(rank=self._basis.rank, energy=self._basis.energy)
+
+    async def _encode(self, queries: Sequence[Query]) -> tuple[list[EncodedQuery], list[EncodedQuery | None]]:
+        """The tokens of queries and of their baselines. Raises QueryError where a service does not take them."""
+        with self._stage("encode"):
+            encoded, against = await asyncio.get_running_loop().run_in_executor(
+                self._encoder, encode_queries, queries, self._tokenizer, self._context
+            )
+        tokens = sum(len(query.tokens) for query in [*encoded, *against] if query is not None)
+        if tokens > self._config.most_tokens:
+            raise QueryError(
+                f"the queries have {tokens:,} tokens together; the service takes {self._config.most_tokens:,} in a "
+                "request; split it"
+            )
+        return encoded, against
 
     async def _attribution(
         self,

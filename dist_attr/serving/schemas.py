@@ -39,10 +39,8 @@ class Options(Settings):
         return self
 
 
-class AttributionRequest(Options):
+class Queries(Settings):
     """One or many queries. A single query may also stand by itself: {"prompt": ..., "completion": ...}."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     queries: list[Query] = Field(min_length=1, max_length=MOST_QUERIES)
 
@@ -53,6 +51,12 @@ class AttributionRequest(Options):
             query = {key: values[key] for key in Query.model_fields if key in values}
             return {**{key: value for key, value in values.items() if key not in query}, "queries": [query]}
         return values
+
+
+class AttributionRequest(Queries, Options):
+    """One or many queries. A single query may also stand by itself: {"prompt": ..., "completion": ...}."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
 
 class CompletionRequest(Options):
@@ -206,6 +210,15 @@ class SourcesResponse(Settings):
     sources: list[SourceInfo]
 
 
+class ProbingState(Settings):
+    """What in-context probing there is."""
+
+    documents: int = Field(description="of each source, unless a request says otherwise")
+    choose: Literal["bm25", "random"]
+    most_probes: int = Field(description="queries x sources x documents of a request, at most")
+    refused: str | None = Field(description="why there is none now, and what to do; none as far as is known")
+
+
 class StoreResponse(Settings):
     """What is served."""
 
@@ -217,6 +230,7 @@ class StoreResponse(Settings):
     exact: bool = Field(description="whether every source can be read out; if not, a rank is needed")
     basis: BasisFidelity | None = Field(None, description="the largest rank that can be asked for")
     timeout: float = Field(description="longest time for an answer, seconds")
+    probing: ProbingState | None = Field(description="none: the service was started without")
     versions: dict[str, str] = Field(description="of the software the store was made with")
     fidelity: Fidelity
 

@@ -19,9 +19,8 @@ from dist_attr.readout import (
     compute_in,
     generate,
 )
+from dist_attr.serving.lasting import ASIDE
 from dist_attr.store import BasisRows, open_basis, open_store
-
-ASIDE = "aside"  # the thread that answers beside the one that computes
 
 
 @dataclass(frozen=True, eq=False)

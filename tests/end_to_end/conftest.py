@@ -1,9 +1,10 @@
-"""One Ray cluster and one finished run, shared by all tests of the whole path."""
+"""One Ray cluster and one finished run, shared by all tests of the whole path, and a service of it for each module."""
 
 from __future__ import annotations
 
 import json
 import random
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import ray
 
 import dist_attr as da
+from dist_attr.config import ServiceConfig
+from dist_attr.serving import deploy, stop
 from tests.proxy import Proxy
 from tests.s3_server import S3Server
 
@@ -94,3 +97,31 @@ def finished_run(cluster: None, settings: Settings, tmp_path_factory: pytest.Tem
     output = tmp_path_factory.mktemp("run")
     da.simulate(settings(output))
     return output
+
+
+@pytest.fixture(scope="module")
+def store(finished_run: Path) -> da.InfluenceStore:
+    """Of the finished run."""
+    return da.open_store(str(finished_run / "influence.zarr"))
+
+
+@pytest.fixture(scope="module")
+def attributor(store: da.InfluenceStore) -> da.Attributor:
+    """What the service is compared with."""
+    return da.Attributor(store)
+
+
+@pytest.fixture(scope="module")
+def endpoint(store: da.InfluenceStore) -> Iterator[str]:
+    """A service of the store with two shards."""
+    port = free_port()
+    deploy(ServiceConfig(store=store.url, surge=False), port=port)
+    yield f"http://127.0.0.1:{port}"
+    stop()
+
+
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 import dist_attr as da
 from dist_attr.config import ServiceConfig
 from dist_attr.serving import deploy, stop
-from tests.end_to_end.test_service import free_port
+from tests.end_to_end.conftest import free_port
 from tests.end_to_end.test_service_faults import QUERIES, Load
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,30 +17,12 @@ from ray import serve
 import dist_attr as da
 from dist_attr.config import ServiceConfig
 from dist_attr.errors import QueryError
-from dist_attr.serving import application, deploy, stop
+from dist_attr.serving import application
 from dist_attr.serving.schemas import MOST_QUERIES
 from tests.end_to_end.conftest import SOURCES
-from tests.end_to_end.test_service import QUERIES, assert_equal, free_port
+from tests.end_to_end.test_service import QUERIES, assert_equal
 
 KEY = "a-key-of-the-tests"
-
-
-@pytest.fixture(scope="module")
-def store(finished_run: Path) -> da.InfluenceStore:
-    return da.open_store(str(finished_run / "influence.zarr"))
-
-
-@pytest.fixture(scope="module")
-def attributor(store: da.InfluenceStore) -> da.Attributor:
-    return da.Attributor(store)
-
-
-@pytest.fixture(scope="module")
-def endpoint(store: da.InfluenceStore) -> Iterator[str]:
-    port = free_port()
-    deploy(ServiceConfig(store=store.url, surge=False), port=port)
-    yield f"http://127.0.0.1:{port}"
-    stop()
 
 
 @pytest.fixture(scope="module")

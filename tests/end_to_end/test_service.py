@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ from ray import serve
 import dist_attr as da
 from dist_attr.config import ServiceConfig
 from dist_attr.errors import ConfigError, QueryError
-from dist_attr.serving import application, deploy, stop
-from tests.end_to_end.conftest import SOURCES
+from dist_attr.serving import application, deploy
+from tests.end_to_end.conftest import SOURCES, free_port
 
 QUERIES = [
     da.Query(prompt="the cat", completion=" ran and the dog"),
@@ -31,33 +29,9 @@ QUERIES = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def ask(endpoint: str, queries: list[da.Query], **options: Any) -> Any:
     with da.Client(endpoint, retries=1) as client:
         return client.attribute(queries, **options)
-
-
-@pytest.fixture(scope="module")
-def store(finished_run: Path) -> da.InfluenceStore:
-    return da.open_store(str(finished_run / "influence.zarr"))
-
-
-@pytest.fixture(scope="module")
-def attributor(store: da.InfluenceStore) -> da.Attributor:
-    return da.Attributor(store)
-
-
-@pytest.fixture(scope="module")
-def endpoint(store: da.InfluenceStore) -> Iterator[str]:
-    port = free_port()
-    deploy(ServiceConfig(store=store.url, surge=False), port=port)
-    yield f"http://127.0.0.1:{port}"
-    stop()
 
 
 def assert_equal(answer: Any, local: da.Attribution) -> None:
@@ -188,7 +162,7 @@ def test_laws_8_and_9_any_number_of_shards_and_no_backward_pass(
 ) -> None:
     hooks = Path(__file__).parents[1] / "hooks"
     disabled = {"PYTHONPATH": f"{hooks}{os.pathsep}{hooks.parents[1]}", "NO_BACKWARD_WITNESS": str(tmp_path)}
-    for room in ("deployment", "shards"):
+    for room in ("deployment", "lasting"):
         monkeypatch.setattr(f"dist_attr.serving.{room}.ENVIRONMENT", {"OMP_WAIT_POLICY": "PASSIVE", **disabled})
     handle = serve.run(
         application(ServiceConfig(store=store.url, shards=shards)),

@@ -22,7 +22,7 @@ from dist_attr.config import ServiceConfig
 from dist_attr.readout import ReadoutEngine, Sampling, generate
 from dist_attr.serving import deploy, stop
 from dist_attr.store import MeasuredFidelity, record_fidelity
-from tests.end_to_end.test_service import free_port
+from tests.end_to_end.conftest import free_port
 from tests.readout.test_basis import queries
 from tests.stores import make_store
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import dist_attr as da
-from tests.end_to_end.test_service import free_port
+from tests.end_to_end.conftest import free_port
 from tests.readout.test_basis import queries
 from tests.stores import make_store
 

@@ -22,7 +22,7 @@ import dist_attr as da
 from dist_attr.config import ServiceConfig
 from dist_attr.errors import StoreError
 from dist_attr.serving import deploy, stop
-from tests.end_to_end.test_service import free_port
+from tests.end_to_end.conftest import free_port
 from tests.readout.test_basis import queries
 from tests.stores import make_store
 

@@ -1,5 +1,6 @@
 // An answer: its tokens, coloured by what a source did to each, and its sources, ranked for all of it or for one token.
 
+import { barRows, largest } from "./bars.js";
 import { element, moveWithin } from "./elements.js";
 import { decimalsFor, plain, signed, visible } from "./words.js";
 
@@ -53,12 +54,11 @@ export class AnswerView {
     const scores = new Map(this.result.sources.map((source) => [source, this.scoreOf(source)]));
     const ranked = [...this.result.sources].sort((one, other) => scores.get(other) - scores.get(one));
     const errorOf = (source) => (this.token === WHOLE ? (source.error ?? 0) : 0);
-    const ends = ranked.flatMap((source) => [-1, 1].map((side) => scores.get(source) + side * errorOf(source)));
-    const low = ends.reduce((one, other) => Math.min(one, other), 0);
-    const span = ends.reduce((one, other) => Math.max(one, other), 0) - low || 1;
-    const at = (value) => (100 * (value - low)) / span;
-    const decimals = decimalsFor(largest([...scores.values()]));
-    this.rows = ranked.map((source) => this.makeRow(source, scores.get(source), errorOf(source), at, decimals));
+    const buttons = barRows(
+      ranked.map((source) => ({ name: source.source, score: scores.get(source), error: errorOf(source) })),
+      "nats per unit source weight",
+    );
+    this.rows = ranked.map((source, index) => this.makeRow(source, buttons[index]));
     this.list.replaceChildren(...this.rows.map((row) => element("li", {}, [row.button])));
     this.heading.textContent =
       this.token === WHOLE ? "Sources of the whole answer" : `Sources of the token “${visible(this.result.tokens[this.token])}”`;
@@ -67,28 +67,7 @@ export class AnswerView {
     this.press();
   }
 
-  makeRow(source, score, error, at, decimals) {
-    const side = score > 0 ? "proponent" : score < 0 ? "opponent" : "neither";
-    const [left, right] = [Math.min(0, score), Math.max(0, score)].map(at);
-    const bar = element("span", { class: `bar ${side}` });
-    place(bar, left, right);
-    const zero = element("span", { class: "zero" });
-    place(zero, at(0), at(0));
-    const parts = [zero, bar];
-    if (error > 0) {
-      const whisker = element("span", { class: "whisker" });
-      place(whisker, at(score - error), at(score + error));
-      parts.push(whisker);
-    }
-    const written = signed(score, decimals);
-    const margin = error > 0 ? ` ± ${signed(error, decimals).slice(1)}` : "";
-    const button = element("button", { type: "button", class: "source", tabindex: -1 }, [
-      element("span", { class: "name", text: source.source }),
-      element("span", { class: "track", "aria-hidden": "true" }, parts),
-      element("span", { class: "score" }, [written, element("span", { class: "soft", text: margin })]),
-      element("span", { class: "hidden-text", text: ` nats, ${side}` }),
-    ]);
-    button.title = `${source.source}: ${written}${margin} nats per unit source weight, ${side}`;
+  makeRow(source, button) {
     const preview = (shown) => () => {
       this.previewed = shown;
       this.colour();
@@ -204,13 +183,4 @@ export class AnswerView {
 
 function strongest(sources) {
   return sources.reduce((best, source) => (best && Math.abs(best.score) >= Math.abs(source.score) ? best : source), null);
-}
-
-function largest(numbers) {
-  return numbers.reduce((size, number) => Math.max(size, Math.abs(number)), 0);
-}
-
-function place(mark, left, right) {
-  mark.style.left = `${left}%`;
-  mark.style.width = `${right - left}%`;
 }

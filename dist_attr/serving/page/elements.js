@@ -1,8 +1,16 @@
 // Elements of the page, made and moved among. Text is only ever put in as text.
 
 /** An element with attributes (`text` is its text, and `hidden: false` none) and children, which may be texts. */
-export function element(name, { text, ...attributes } = {}, children = []) {
-  const made = document.createElement(name);
+export function element(name, attributes, children) {
+  return filled(document.createElement(name), attributes, children);
+}
+
+/** The same as part of a drawing. */
+export function drawn(name, attributes, children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+}
+
+function filled(made, { text, ...attributes } = {}, children = []) {
   for (const [attribute, value] of Object.entries(attributes)) {
     if (value === true) made.setAttribute(attribute, "");
     else if (value !== false) made.setAttribute(attribute, value);

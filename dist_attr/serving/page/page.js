@@ -1,6 +1,7 @@
 // The page: what is asked, waiting for it, and what is shown of the answer.
 
 import { AnswerView } from "./answer.js";
+import { Comparison } from "./comparison.js";
 import { copy, download, element } from "./elements.js";
 import { byModel, fill, fragment, question, setAnswer, showWhoWrites } from "./query.js";
 import { call, forgetKey, hasKey, Problem, setKey } from "./service.js";
@@ -12,6 +13,7 @@ const CUT = 50;
 const at = (id) => document.getElementById(id);
 let served = null; // what GET v1/store said
 let waiting = null; // the AbortController of the question under way
+let comparison = null; // with in-context probing, of the answer that is shown
 let again = null; // what to do once there is a key
 
 // What the service serves, and what can be asked of it.
@@ -142,14 +144,19 @@ function showAnswer({ path, body }, answer) {
   const attribution = generated ? answer.attribution : answer;
   const [result] = attribution.results;
   if (generated) setAnswer(answer.choices[0].text);
-  const view = new AnswerView(generated ? body.prompt : body.queries[0].prompt, attribution, served.sources, say);
+  const query = generated ? { prompt: body.prompt, completion: answer.choices[0].text } : body.queries[0];
+  const view = new AnswerView(query.prompt, attribution, served.sources, say);
   const { sources } = result;
+  const options = { readout: body.readout, rank: body.rank };
+  comparison?.leave();
+  comparison = new Comparison({ query, options, sources: sources.map(({ source }) => source), served }, say);
   at("answer").replaceChildren(
     element("h2", { text: generated ? "The model's answer" : "Answer" }),
     element("p", { id: "measured", class: "soft", text: measuredInWords(attribution).join(" ") }),
     view.root,
     element("p", { class: "soft", text: facts(result, generated ? answer : null) }),
     actions(answer, result),
+    comparison.root,
     ...limits(attribution),
   );
   at("nothing").hidden = true;
@@ -224,7 +231,9 @@ at("form").addEventListener("keydown", (event) => {
 });
 at("abort").addEventListener("click", () => waiting?.abort());
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape") waiting?.abort();
+  if (event.key !== "Escape") return;
+  waiting?.abort();
+  comparison?.abort();
 });
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -71,6 +71,45 @@ export function limitsInWords({ fidelity, rank }) {
   return said;
 }
 
+/** How far two rankings of one query's sources agree, a sentence for each figure, the whole of it in the first. */
+export function agreementInWords({ spearman, kendall, overlaps, partial }, sources) {
+  if (spearman === null) return ["One of the two scores all sources alike, so there is no order to compare."];
+  // Of unrelated orders it is about normal, with a variance of 1 / (sources - 1).
+  const chance = Math.min(1, 1.96 / Math.sqrt(sources - 1));
+  const verdict =
+    Math.abs(spearman) <= chance ? "no more alike than chance would" : spearman > 0 ? "alike" : "the other way round";
+  return [
+    `The two rank the sources ${verdict}: rank correlation ${plain(spearman, 2)} (Spearman; 1 is the same order, ${MINUS}1 the reverse).`,
+    `Unrelated orders of ${count(sources, "source")} come to between ${MINUS}${plain(chance, 2)} and ${plain(chance, 2)} in 19 of 20 cases.` +
+      (kendall === null ? "" : ` Kendall's \u03c4 is ${plain(kendall, 2)}.`),
+    ...overlaps.filter(({ overlap }) => overlap !== null).map(overlapInWords),
+    ...heldInWords(Object.entries(partial).filter(([, value]) => value !== null)),
+  ];
+}
+
+function overlapInWords({ k, overlap, chance, p }) {
+  const rare = p === null || p === 1 ? "" : `, and so many or more with probability ${plain(p, 2)}`;
+  if (k === 1)
+    return `The first source is ${overlap > 0.5 ? "the same in both" : "another in each"}; by chance it would be the same in ${percent(chance, 2)} of cases.`;
+  return `Of the first ${k} both have ${plain(k * overlap, 2)}; by chance it would be ${plain(k * chance, 2)} on average${rare}.`;
+}
+
+function heldInWords(figures) {
+  if (figures.length === 0) return [];
+  const said = figures.map(([held, value]) => `${plain(value, 2)} with ${held.replace(" + ", " and ")}`);
+  return [`Held fixed what could make both agree without either knowing anything, the rank correlation is ${said.join(", ")}.`];
+}
+
+/** How documents were put before the prompt. */
+export function probedInWords({ documents, choose, seed, window, chat }) {
+  const which = choose === "bm25" ? "those most like the question and the answer by BM25" : `random ones, drawn with the seed ${seed}`;
+  return (
+    `Of each source ${count(documents, "document")}, ${which}; of a longer one a part of ${count(window, "token")}` +
+    `${chat ? "; in the model's chat template" : ""}. Probing sees the text and not the training: a document can help without ` +
+    "having taught anything, and have taught what it does not help with."
+  );
+}
+
 function measurementInWords(measured, readout) {
   const { truth, dropped, retrained, queries, correlation, interval, slope, ceiling } = measured;
   const across = dropped === 1 ? "rank correlation over sources" : "LDS";

@@ -17,16 +17,23 @@ from playwright.sync_api import (
 )
 
 import dist_attr as da
-from dist_attr.config import ServiceConfig
+from dist_attr.config import ProbeConfig, ServiceConfig
+from dist_attr.corpus import Document
 from dist_attr.serving import deploy, stop
 from dist_attr.store import MeasuredFidelity, record_fidelity
 from scripts.page_screenshot import FLAGS, browser_path
-from tests.end_to_end.test_service import free_port
+from tests.end_to_end.conftest import free_port
 from tests.readout.test_basis import queries
 from tests.stores import make_store
 
 SCRIPT, IMAGE, FORMULA = "<script>alert(1)</script>", "<img src=x onerror=alert(2)>", '=HYPERLINK("x")'
 NAMES = (SCRIPT, IMAGE, FORMULA, "ant", "bee", "cat", "dog, and a comma")
+# Texts of documents come from anywhere, too.
+TEXTS = [
+    f"{name} {word}" for name in NAMES for word in ("the state of our union", "is strong, of fear and hope", IMAGE)
+]
+DOCUMENTS = [Document(f"d{number}", text, NAMES[number // 3], {}) for number, text in enumerate(TEXTS)]
+PROBING = ProbeConfig(template="{document}\n{prompt}", window=32, documents=2)
 RANK = 5
 KEY = "0123456789abcdef-a-key"
 MEASURED = MeasuredFidelity(
@@ -37,7 +44,8 @@ expect.set_options(timeout=30_000)
 
 @pytest.fixture(scope="package")
 def store(tmp_path_factory: pytest.TempPathFactory) -> da.InfluenceStore:
-    store = make_store(tmp_path_factory.mktemp("page"), NAMES, context=64, codec="int8", directions=3)
+    folder = tmp_path_factory.mktemp("page")
+    store = make_store(folder, NAMES, context=64, codec="int8", directions=3, documents=DOCUMENTS)
     da.calibrate(store, queries(20, seed=1), rank=RANK)
     return record_fidelity(store, [MEASURED])
 
@@ -51,7 +59,7 @@ def attributor(store: da.InfluenceStore) -> da.Attributor:
 def config(store: da.InfluenceStore, tmp_path_factory: pytest.TempPathFactory) -> ServiceConfig:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY)
-    return ServiceConfig(store=store.url, shards=2, cpus=0.5, surge=False, keys_file=str(keys), most_waiting=1)
+    return ServiceConfig(store=store.url, cpus=0.5, surge=False, keys_file=str(keys), most_waiting=1, probing=PROBING)
 
 
 @pytest.fixture(scope="package")

@@ -126,9 +126,9 @@ def test_a_question_is_given_up(way: str, page: Page, endpoint: str) -> None:
 
 @pytest.fixture
 def basis_only(endpoint: str, config: ServiceConfig) -> Iterator[None]:
-    """The same service, with the directions of the basis and no source's own tangent."""
+    """The same service, with the directions of the basis and no source's own tangent, and without probing."""
     port = int(endpoint.rpartition(":")[2])
-    deploy(config.model_copy(update={"hold": "basis"}), port=port)
+    deploy(config.model_copy(update={"hold": "basis", "probing": None}), port=port)
     yield
     deploy(config, port=port)
 
@@ -144,6 +144,9 @@ def test_a_service_of_a_basis_alone_needs_a_rank(stranger: BrowserContext, basis
     rank.fill(str(RANK))
     ask(page)
     expect(page.locator(".whisker")).to_have_count(len(NAMES))
+    compare = page.get_by_role("button", name="Compare with in-context probing")
+    expect(compare).to_be_disabled()
+    expect(compare).to_have_accessible_description("This service does not probe: it was started without.")
 
 
 def background(page: Page) -> tuple[int, ...]:
