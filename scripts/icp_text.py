@@ -1,9 +1,10 @@
 """In-context probing against influence on real text: the same domain and another, short and long passages.
 
-`demo` is the demo's small GPT, trained from scratch on 16 presidents' speeches; `smollm2` is the fine-tuned SmolLM2-135M
-of scripts/smollm2.py. Their influence comes from trajectories: each replica is the model of this very run without a
-source. The queries of the same domain are what those speakers said elsewhere; those of the other domain are sentences
-from the documentation inside Python's standard library. The comparison itself is that of `dist-attr compare`.
+`demo` is the demo's small GPT, trained from scratch on 16 presidents' speeches; `smollm2` is the fine-tuned
+SmolLM2-135M of scripts/smollm2.py. Influence comes from trajectories: each replica is the model of this very run
+without a source. The queries of the same domain are what those speakers said elsewhere; those of the other domain are
+sentences from the documentation inside Python's standard library. The comparison itself is that of `dist-attr
+compare`.
 
 Simulations and comparisons that are finished in the folder are not done again.
 
@@ -32,9 +33,7 @@ from dist_attr.config import ProbeConfig
 from scripts import one_thread
 
 if TYPE_CHECKING:
-    from dist_attr.probing.comparison import Comparison
-    from dist_attr.probing.figures import Estimate
-    from dist_attr.probing.questions import Question
+    from dist_attr.probing import Comparison, Estimate, Question
 
 SAME, OTHER = "same domain", "other domain"
 MODULES = ("argparse", "decimal", "doctest", "logging/__init__", "optparse", "statistics", "string", "typing")
@@ -120,9 +119,8 @@ def sentences(text: str) -> Iterator[da.Query]:
 
 def compared(bench: Bench, questions: Sequence[Question], name: str, out: Path) -> Comparison:
     """As `dist-attr compare` finds it; kept in the folder."""
-    from dist_attr.display import comparison_progress
-    from dist_attr.probing.comparison import Comparison, comparison
-    from dist_attr.probing.measuring import CompareOptions, finished_in, measure
+    from dist_attr.display import steps_progress
+    from dist_attr.probing import CompareOptions, Comparison, comparison, finished_in, measure
 
     options = CompareOptions(probe=bench.settings[name])
     place = finished_in(out, bench.store, questions, options)
@@ -130,7 +128,7 @@ def compared(bench: Bench, questions: Sequence[Question], name: str, out: Path) 
     if file.exists():
         return Comparison.model_validate_json(file.read_text(encoding="utf-8"))
     console.print(f"comparing: {name}")
-    with comparison_progress() as progress:
+    with steps_progress(name) as progress:
         measured = measure(bench.store, questions, options, folder=place, progress=progress)
     found = comparison(bench.store, measured, seed=0, command=f"python -m scripts.icp_text  # {name}")
     file.write_text(found.model_dump_json(), encoding="utf-8")
@@ -215,7 +213,7 @@ def main(
 
     Example: python -m scripts.icp_text --model demo --out runs/icp_demo
     """
-    from dist_attr.probing.questions import Question
+    from dist_attr.probing import Question
 
     out.mkdir(parents=True, exist_ok=True)
     bench = BENCHES[model](out, quick)

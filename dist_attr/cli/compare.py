@@ -28,7 +28,9 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="of the random choice, and of the intervals")] = 0,
     window: Annotated[
         int | None,
-        typer.Option(min=1, help="tokens of a document in a prompt at once", show_default="half of the context"),
+        typer.Option(
+            min=1, help="tokens of a document in a prompt at once", show_default="half of what the template leaves"
+        ),
     ] = None,
     template: Annotated[
         str | None, typer.Option(help="holds {document} and after it {prompt}", show_default="the published one")

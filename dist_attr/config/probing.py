@@ -21,7 +21,10 @@ class ProbeConfig(Settings):
     choose: ChoiceName = Field("bm25", description="those most like the query by BM25, or the same random ones for all")
     seed: int = Field(0, ge=0, description="of the random choice")
     window: int | None = Field(
-        None, ge=1, description="tokens of a document in the prompt at once; by default half of the model's context"
+        None,
+        ge=1,
+        description="tokens of a document in the prompt at once; by default half of what the template leaves of the "
+        "model's context",
     )
     template: str = Field(
         TEMPLATE,

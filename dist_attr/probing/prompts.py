@@ -68,9 +68,9 @@ class Prompts:
     """
 
     def __init__(self, tokenizer: Tokenizer, config: ProbeConfig, context: int) -> None:
-        self.window = config.window or max(1, context // 2)
         self._tokenizer, self._config, self._context = tokenizer, config, context
         before, after = self._around("")
+        self.window = config.window or max(1, (context - len(before) - len(after)) // 2)
         room = context - len(before) - len(after)
         if self.window > room:
             smaller = f"a window of at most {room} tokens (--window), or " if room > 0 else ""
