@@ -63,7 +63,7 @@ def demo(out: Path, quick: bool) -> Bench:
     settings = {
         f"{choose}, {window} tokens": ProbeConfig(documents=3, choose=choose, window=window)
         for choose in ("bm25", "random")
-        for window in (13, 26, 52)
+        for window in (10, 20, 40)
     }
     queries = [sentence.query for sentence in held_out]
     return Bench(da.open_store(str(out / "influence.zarr")), queries[: 4 if quick else None], few(settings, quick))
