@@ -9,22 +9,37 @@ Design decisions:
 - The completion without a passage is tokenised as the readout does it, so that both speak of the same tokens.
 - The documents are those the store was made of, by their fingerprint: a changed document would be credited for what it
   did not teach.
+- Agreement with influence is reckoned from scores alone, of whatever origin, and every figure stands beside its chance.
 """
 
 from dist_attr.probing.agreement import agreement
-from dist_attr.probing.figures import Agreement
+from dist_attr.probing.comparison import Comparison, comparison, documents_table, scores_table
+from dist_attr.probing.figures import Agreement, Estimate
+from dist_attr.probing.measuring import CompareOptions, Measurements, finished_in, measure
 from dist_attr.probing.passages import Passage, Passages
 from dist_attr.probing.prober import Probe, Prober
+from dist_attr.probing.questions import Question, read_questions
 from dist_attr.probing.sources import SourceProbe, by_source, golden_score
 
 __all__ = [
     "Agreement",
+    "CompareOptions",
+    "Comparison",
+    "Estimate",
+    "Measurements",
     "Passage",
     "Passages",
     "Probe",
     "Prober",
+    "Question",
     "SourceProbe",
     "agreement",
     "by_source",
+    "comparison",
+    "documents_table",
+    "finished_in",
     "golden_score",
+    "measure",
+    "read_questions",
+    "scores_table",
 ]

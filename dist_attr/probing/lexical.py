@@ -20,7 +20,8 @@ class LexicalIndex:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._index = bm25s.BM25(backend="numpy")
-        self._index.index(_words(list(texts)), show_progress=False)
+        # bm25s takes no corpus without a single word.
+        self._index.index([words or [""] for words in _words(list(texts))], show_progress=False)
 
     def scores(self, query: str) -> NDArray[np.float32]:
         """BM25 of each text, (texts,); 0 where no word is shared."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -124,6 +124,10 @@ class Passages:
         """One of them, in the order of the corpus."""
         return self._passage(range(len(self))[number])
 
+    def __iter__(self) -> Iterator[Passage]:
+        """All of them, in the order of the corpus."""
+        return map(self._passage, range(len(self)))
+
     def choose(self, query: Query, config: ProbeConfig, sources: Sequence[str] | None = None) -> list[Passage]:
         """The passages that a query is probed with, source by source in the order of `sources`.
 
@@ -158,7 +162,7 @@ class Passages:
 
     @cached_property
     def _index(self) -> LexicalIndex:
-        return LexicalIndex(decode(self._tokenizer, self[number].tokens) for number in range(len(self)))
+        return LexicalIndex(decode(self._tokenizer, passage.tokens) for passage in self)
 
     def _drawn(self, seed: int) -> NDArray[np.float64]:
         """Random preferences: of each document one window is above all that are not their document's first choice."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from dist_attr.config import ProbeConfig
@@ -17,7 +18,7 @@ from dist_attr.probing.reader import Numbers, Reader
 from dist_attr.readout import Query, store_model
 from dist_attr.store import InfluenceStore
 
-CACHE_BYTES = 2**28
+CACHE_BYTES = 2**29
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,9 @@ class Probe:
     passages: list[Passage]
 
     @property
-    def scores(self) -> Numbers:
+    def scores(self) -> NDArray[np.float64]:
         """Of each passage the sum over the completion's tokens, (passages,), nats."""
-        return np.asarray(self.token_scores.sum(1))
+        return np.asarray(self.token_scores.sum(1, dtype=np.float64))
 
 
 class Prober:
@@ -48,7 +49,8 @@ class Prober:
         tokenizer: of the model.
         config: the template and the window.
         cache_bytes: how much is remembered of the passages that were put into prompts last, so that the next queries
-            with the same passages need not read them again; changes speed, not the scores.
+            with the same passages need not read them again, and half as much is read together; changes speed, not
+            the scores.
 
     Attributes:
         window: tokens of a passage.
@@ -102,13 +104,9 @@ class Prober:
             QueryError: a query is empty or not Unicode, or does not fit the context with one of its passages; none is
                 probed then.
         """
-        prompted = [self._prompts.of(query, number) for number, query in enumerate(queries)]
         readings = [
-            [
-                Reading.alone(query.plain),
-                *(self._prompts.after(passage, query) for passage in own),
-            ]
-            for query, own in zip(prompted, passages, strict=True)
+            self._readings(query, own, number)
+            for number, (query, own) in enumerate(zip(queries, passages, strict=True))
         ]
         found = iter(self._reader.logprobs([reading for own in readings for reading in own], progress))
         rows = [np.stack([next(found) for _ in own]) for own in readings]
@@ -116,3 +114,12 @@ class Prober:
             Probe(of_query[0], of_query[1:] - of_query[0], list(own))
             for of_query, own in zip(rows, passages, strict=True)
         ]
+
+    def check(self, query: Query, passages: Sequence[Passage], number: int = 0) -> None:
+        """Raises QueryError where `probe` would, naming the query's number, without reading anything."""
+        self._readings(query, passages, number)
+
+    def _readings(self, query: Query, passages: Sequence[Passage], number: int) -> list[Reading]:
+        """The query by itself, and after each passage."""
+        prompted = self._prompts.of(query, number)
+        return [Reading.alone(prompted.plain), *(self._prompts.after(passage, prompted) for passage in passages)]

@@ -71,11 +71,12 @@ class Prompts:
         self.window = config.window or max(1, context // 2)
         self._tokenizer, self._config, self._context = tokenizer, config, context
         before, after = self._around("")
-        if (needed := len(before) + self.window + len(after)) > context:
+        room = context - len(before) - len(after)
+        if self.window > room:
+            smaller = f"a window of at most {room} tokens (--window), or " if room > 0 else ""
             raise ConfigError(
                 f"a window of {self.window} tokens and the template's {len(before) + len(after)} leave no room for a "
-                f"query in the model's context of {context} tokens; take a window of less than "
-                f"{self.window - needed + context} tokens, or a shorter template"
+                f"query in the model's context of {context} tokens; take {smaller}a shorter template"
             )
 
     def of(self, query: Query, number: int) -> Prompted:
