@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +42,7 @@ def probed_query(
             document=passage.document,
             window=passage.window,
             windows=passage.windows,
+            length=len(passage.tokens),
             score=float(score),
             token_scores=token_scores.tolist() if tokens else None,
             excerpt=_excerpt(tokenizer, passage.tokens),
@@ -82,7 +83,7 @@ def compared(
     attributed: Sequence[AnswerFacts | Attribution],
     probing: ProbingFacts,
     probed: Sequence[ProbedQuery],
-    baselines: Mapping[str, NDArray[np.float64]],
+    bm25: NDArray[np.float64],
 ) -> ComparisonResponse:
     """Influence and in-context probing side by side.
 
@@ -92,10 +93,13 @@ def compared(
         attributed: the facts, and the attributions of all queries, some at a time.
         probing: how documents went into the prompt.
         probed: the probes of all queries.
-        baselines: other rankings of these sources by name, (queries, sources) or (sources,).
+        bm25: how like each query each source's most similar window is, (queries, sources).
     """
     [facts] = [part for part in attributed if isinstance(part, AnswerFacts)]
     parts = [_of_sources(part, sources) for part in attributed if isinstance(part, Attribution)]
+    lengths: dict[str, list[int]] = {source: [] for source in sources}
+    for document in (document for result in probed for document in result.documents):
+        lengths[document.source].append(document.length)
     figures = [{each.source: getattr(each, asked.statistic) for each in result.sources} for result in probed]
     return ComparisonResponse(
         **{name: getattr(facts, name) for name in AnswerFacts.model_fields},
@@ -110,7 +114,7 @@ def compared(
         agreement=agreement(
             np.concatenate([part.scores for part in parts]),
             np.array([[of_query[source] for source in sources] for of_query in figures]),
-            covariates=baselines,
+            covariates={"bm25": bm25, "tokens": np.array([np.mean(lengths[source]) for source in sources])},
         ),
     )
 

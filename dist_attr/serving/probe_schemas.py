@@ -77,6 +77,7 @@ class ProbedDocument(Settings):
     document: str = Field(description="its id")
     window: int = Field(description="which part of the document, from 0")
     windows: int = Field(description="of so many")
+    length: int = Field(description="tokens of it that went into the prompt")
     score: float = Field(description="log p(completion | document, prompt) - log p(completion | prompt), nats")
     token_scores: list[float] | None = Field(None, description="the score of each completion token")
     excerpt: str = Field(description="the beginning of what went into the prompt")
@@ -125,6 +126,6 @@ class ComparisonResponse(AnswerFacts):
     statistic: StatisticName
     results: list[ComparedQuery] = Field(description="in the order of the queries")
     agreement: Agreement = Field(
-        description="of the rankings of the sources. Controlled for are `BM25`, how like the query the source's most "
-        "similar document is, and `document length`, the mean in tokens"
+        description="of the rankings of the sources. Controlled for are `bm25`, how like the query the source's most "
+        "similar document is, and `tokens`, the mean length of what went into the prompt"
     )

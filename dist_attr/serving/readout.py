@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 from ray import serve
 
 from dist_attr.config import ServiceConfig
@@ -147,11 +146,9 @@ class Readout:
         self._kind(asked)
         await self._encode(asked.queries)
         probing, probed = await self._probes.probe(asked.queries, asked, deadline)
-        similarity = await self._probes.bm25(asked.queries, sources, deadline)
+        bm25 = await self._probes.bm25(asked.queries, sources, deadline)
         parts = [part async for part in self.attribute(asked.queries, asked, deadline - loop.time())]
-        lengths = {record.name: record.tokens / record.documents for record in self._store.records}
-        baselines = {"document length": np.array([lengths[name] for name in sources]), "BM25": similarity}
-        return await loop.run_in_executor(None, compared, asked, sources, parts, probing, probed, baselines)
+        return await loop.run_in_executor(None, compared, asked, sources, parts, probing, probed, bm25)
 
     async def describe(self) -> StoreResponse:
         """What is served."""

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import dist_attr as da
+from dist_attr.corpus import Document
 from tests.end_to_end.conftest import free_port
 from tests.readout.test_basis import queries
 from tests.stores import make_store
@@ -102,3 +103,37 @@ def test_a_node_that_dies_under_load(tmp_path: Path) -> None:
     # Of four clients, each lost one answer at most: if the ingress was on that node, what it was answering.
     assert sum(found["counts"].values()) - found["counts"]["right"] <= 4, found
     assert all(said.startswith(("right", "500", "503", "lost")) for said in found["counts"]), found
+
+
+PROBED_ON_GPUS = """
+import sys
+
+import ray
+
+import dist_attr as da
+from dist_attr.config import ProbeConfig, ServiceConfig
+from dist_attr.serving import deploy, stop
+
+# Ray takes our word for the GPUs; what matters is whether it finds room for the actors.
+ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
+probing = ProbeConfig(template="{document}{prompt}", window=16)
+deploy(ServiceConfig(store=sys.argv[1], shards=2, cpus=0.5, gpus=1, probing=probing), port=int(sys.argv[2]))
+with da.Client(f"http://127.0.0.1:{sys.argv[2]}", retries=60) as client:
+    [result] = client.probe(da.Query(completion="ant")).results
+    print("probed", len(result.sources), "free", ray.available_resources().get("GPU", 0.0))
+stop()
+"""
+
+
+def test_a_prober_needs_no_gpu_of_its_own(tmp_path: Path) -> None:
+    documents = [Document(f"d{number}", f"the {name}", name, {}) for number, name in enumerate(NAMES)]
+    store = make_store(tmp_path, NAMES, context=64, documents=documents)
+    run = subprocess.run(
+        [sys.executable, "-c", PROBED_ON_GPUS, store.url, str(free_port())],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+    )
+    assert f"probed {len(NAMES)} free 0.0" in run.stdout, run.stderr[-3000:]

@@ -110,6 +110,7 @@ def assert_probed(results: list[Any], right: list[Probe], names: tuple[str, ...]
                 continue
             shown = documents.pop((passage.document, passage.window))
             assert (shown.source, shown.windows) == (passage.source, passage.windows)
+            assert shown.length == len(passage.tokens)
             assert shown.score == pytest.approx(scores.sum(), rel=1e-3, abs=2e-5)
             if shown.token_scores is not None:
                 np.testing.assert_allclose(shown.token_scores, scores, rtol=1e-3, atol=2e-5)
@@ -154,8 +155,9 @@ def assert_compared(answer: Any, attribution: da.Attribution, probes: list[Probe
         np.testing.assert_allclose(result.attribution.token_logprobs, result.probe.token_logprobs, atol=1e-5)
     assert_probed([result.probe for result in answer.results], probes)
     figures = np.array([[getattr(source, statistic) for source in by_source(probe, NAMES)] for probe in probes])
-    lengths = np.ones(len(NAMES))  # this store says that each source has one document of one token
-    right = agreement(attribution.scores, figures, covariates={"document length": lengths, "BM25": bm25})
+    passages = [passage for probe in probes for passage in probe.passages]
+    lengths = np.array([np.mean([len(p.tokens) for p in passages if p.source == name]) for name in NAMES])
+    right = agreement(attribution.scores, figures, covariates={"bm25": bm25, "tokens": lengths})
     assert answer.agreement.per_query == right.per_query
     assert answer.agreement.overall.spearman == right.overall.spearman
 

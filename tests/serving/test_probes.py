@@ -109,7 +109,7 @@ def test_what_fails_is_let_out_too() -> None:
 def test_golden_scores_are_shares_of_the_queries_that_had_the_document() -> None:
     def probed(**scores: float) -> ProbedQuery:
         documents = [
-            ProbedDocument(source="ant", document=name, window=0, windows=1, score=score, excerpt="")
+            ProbedDocument(source="ant", document=name, window=0, windows=1, length=1, score=score, excerpt="")
             for name, score in scores.items()
         ]
         return ProbedQuery(tokens=["a"], token_logprobs=[-1.0], logprob=-1.0, sources=[], documents=documents)

@@ -96,7 +96,8 @@ function overlapInWords({ k, overlap, chance, p }) {
 
 function heldInWords(figures) {
   if (figures.length === 0) return [];
-  const said = figures.map(([held, value]) => `${plain(value, 2)} with ${held.replace(" + ", " and ")}`);
+  const names = { bm25: "BM25", tokens: "the documents' length" };
+  const said = figures.map(([held, value]) => `${plain(value, 2)} with ${held.split(" + ").map((name) => names[name]).join(" and ")}`);
   return [`Held fixed what could make both agree without either knowing anything, the rank correlation is ${said.join(", ")}.`];
 }
 

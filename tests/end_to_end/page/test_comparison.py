@@ -57,12 +57,12 @@ def test_both_rankings_stand_side_by_side(page: Page, attributor: da.Attributor,
         largest = max(map(abs, right.values()))
         np.testing.assert_allclose([s for _, s in shown], [right[n] for n, _ in shown], atol=0.006 * largest)
     scores = (np.array([[by[name] for name in NAMES]]) for by in (influence, probing))
-    figures = agreement(*scores, covariates={"BM25": probed[1]}).per_query[0]
+    figures = agreement(*scores, covariates={"bm25": probed[1]}).per_query[0]
     assert figures.spearman is not None and figures.kendall is not None
     assert f"rank correlation {figures.spearman:.2g}".replace("-", "−") in agreed
     assert f"Kendall's τ is {figures.kendall:.2g}".replace("-", "−") in agreed
     assert "Unrelated orders of 7 sources come to between −0.8 and 0.8 in 19 of 20 cases." in agreed
-    assert f"{figures.partial['BM25']:.2g} with BM25".replace("-", "−") in agreed and "by chance it would be" in agreed
+    assert f"{figures.partial['bm25']:.2g} with BM25".replace("-", "−") in agreed and "by chance it would be" in agreed
     points = page.locator(".point")
     expect(points).to_have_count(len(NAMES))
     places = [(float(p.get_attribute("cx") or ""), -float(p.get_attribute("cy") or "")) for p in points.all()]
