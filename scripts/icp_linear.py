@@ -144,7 +144,8 @@ def alone(tasks: Tasks) -> Floats:
 def gradient_at_zero(tasks: Tasks) -> Floats:
     """Dot product of each pair's and the query's gradients at w = 0, where descent begins: (tasks, domains, n)."""
     products = np.einsum("tqd,tnd->tqn", tasks.queries, tasks.x)
-    return products * tasks.answers[..., None] * tasks.y[:, None]
+    scores: Floats = products * tasks.answers[..., None] * tasks.y[:, None]
+    return scores
 
 
 class Simulated(NamedTuple):
