@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 import dist_attr as da
 from dist_attr.config import CodecName, ModelConfig, StoreConfig
-from dist_attr.corpus import load_tokenizer, tokenizer_fingerprint
+from dist_attr.corpus import Document, corpus_fingerprint, load_tokenizer, tokenizer_fingerprint
 from dist_attr.influence import ParameterSpace
 from dist_attr.models import build_model, model_fingerprint, save_model, upload_folder
 from dist_attr.store import Manifest, ModelIdentity, SourceRecord, Space, StoreWriter
@@ -36,6 +37,7 @@ def make_store(
     context: int = 24,
     codec: CodecName = "float32",
     directions: int | None = None,
+    documents: Sequence[Document] = (),
     seed: int = 0,
 ) -> da.InfluenceStore:
     """A store in `influence.zarr` and its model in `model`, as a run would leave them.
@@ -47,6 +49,7 @@ def make_store(
         context: tokens it reads at once; a token is a byte.
         codec: of the tangents.
         directions: tangents vary in so many directions, and a little in all others; by default in all alike.
+        documents: what it was made of, in `documents.jsonl`; by default a corpus that is nowhere.
         seed: of the tangents; the model is always the same.
     """
     tokenizer = load_tokenizer("bytes", [])
@@ -60,6 +63,9 @@ def make_store(
     save_model(model, f"{folder}/model")
     with upload_folder(f"{folder}/model") as files:
         tokenizer.save_pretrained(files)
+    if documents:
+        rows = [json.dumps({"id": each.id, "source": each.source, "text": each.text}) for each in documents]
+        (folder / "documents.jsonl").write_text("\n".join(rows), encoding="utf-8")
     empty = Manifest(
         identity=str(uuid.uuid4()),
         created="2026-01-01T00:00:00+00:00",
@@ -69,9 +75,9 @@ def make_store(
         encoding=StoreConfig(codec=codec),
         sources=len(names),
         sources_checksum=None,
-        corpus="c" * 64,
+        corpus=corpus_fingerprint(documents) if documents else "c" * 64,
         computes="e" * 64,
-        run=da.RunConfig(),
+        run=da.RunConfig.parse({"corpus": {"path": f"{folder}/documents.jsonl"}}),
         versions={},
     )
     records = [

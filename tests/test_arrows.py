@@ -42,7 +42,7 @@ ROOMS = {
     "models":     Room("config errors influence",              "torch transformers"),
     "store":      Room("config errors influence",              "zarr"),
     "readout":    Room(LOWER,                                  "torch"),
-    "probing":    Room(LOWER,                                  "torch"),
+    "probing":    Room(f"{LOWER} readout",                     "torch"),
     "cluster":    Room("config errors",                        "ray",                    ""),
     "simulation": Room(UPPER,                                  "torch ray deepspeed"),
     "serving":    Room(UPPER,                                  "torch ray"),

@@ -13,6 +13,7 @@ from typing import Literal
 from dist_attr.config.base import Settings, absolute_url
 from dist_attr.config.corpus import CorpusConfig, ExampleName, TokenizerConfig, TrainTokenizer
 from dist_attr.config.model import LoraConfig, ModelConfig
+from dist_attr.config.probing import TEMPLATE, ChoiceName, ProbeConfig
 from dist_attr.config.run import RunConfig
 from dist_attr.config.service import Held, ServiceConfig
 from dist_attr.config.simulation import ClusterConfig, DescentConfig, MethodName, SimulationConfig
@@ -22,6 +23,8 @@ from dist_attr.config.training import OptimizerName, PrecisionName, ScheduleName
 ReadoutName = Literal["linear", "central-difference", "counterfactual"]
 
 __all__ = [
+    "TEMPLATE",
+    "ChoiceName",
     "ClusterConfig",
     "CodecName",
     "CorpusConfig",
@@ -33,6 +36,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerName",
     "PrecisionName",
+    "ProbeConfig",
     "ReadoutName",
     "RunConfig",
     "ScheduleName",

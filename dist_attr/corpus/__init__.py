@@ -12,6 +12,7 @@ Design decisions:
 - A tokenizer is always a fast transformers tokenizer, whether made here or loaded, and saves next to the model.
 """
 
+from dist_attr.corpus.chat import user_message
 from dist_attr.corpus.documents import Document, load_documents
 from dist_attr.corpus.packing import PackedCorpus, SourceSummary, corpus_fingerprint, pack
 from dist_attr.corpus.rows import read_rows
@@ -43,4 +44,5 @@ __all__ = [
     "share_of_batch",
     "token_strings",
     "tokenizer_fingerprint",
+    "user_message",
 ]

@@ -16,31 +16,32 @@ from dist_attr.errors import CorpusError
 Row: TypeAlias = tuple[str, dict[str, Any]]
 
 
-def read_rows(path: str) -> Iterator[Row]:
+def read_rows(path: str, setting: str = "corpus.path") -> Iterator[Row]:
     """Place ("FILE, line 3" or "FILE, row 3", counted from 1) and fields of each row of a JSONL or Parquet file.
 
     Args:
         path: ends in .jsonl, .jsonl.gz or .parquet; any fsspec URL. Blank lines of a JSONL file are passed over.
+        setting: what the user gave the path as, for errors.
 
     Raises:
         CorpusError: the file is missing or damaged, of another kind, or holds a line that is not a JSON object.
     """
     if not path.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-        raise CorpusError(f"{path} is of an unknown kind; a corpus file ends in .jsonl, .jsonl.gz or .parquet")
+        raise CorpusError(f"{path} is of an unknown kind; {setting} ends in .jsonl, .jsonl.gz or .parquet")
     try:
-        with _open(path) as file:
+        with _open(path, setting) as file:
             yield from _parquet_rows(path, file) if path.endswith(".parquet") else _json_rows(path, file)
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise CorpusError(f"{path} cannot be read: {error}; check that the file is complete") from error
 
 
-def _open(path: str) -> IO[bytes]:
+def _open(path: str, setting: str) -> IO[bytes]:
     try:
         file: IO[bytes] = fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None).open()
     except FileNotFoundError as error:
-        raise CorpusError(f"{path} does not exist; check corpus.path") from error
+        raise CorpusError(f"{path} does not exist; check {setting}") from error
     except Exception as error:  # each storage library has its own errors for credentials, hosts and protocols
-        raise CorpusError(f"{path} cannot be opened: {error}; check corpus.path and the access to it") from error
+        raise CorpusError(f"{path} cannot be opened: {error}; check {setting} and the access to it") from error
     return file
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dist_attr.config import TokenizerConfig
 from dist_attr.errors import CorpusError
@@ -18,6 +18,7 @@ class Tokenizer(Protocol):
 
     eos_token_id: int
     backend_tokenizer: Any
+    chat_template: Any
 
     def __len__(self) -> int: ...
 
@@ -28,6 +29,11 @@ class Tokenizer(Protocol):
         self, token_ids: Sequence[int], skip_special_tokens: bool = ..., *, clean_up_tokenization_spaces: bool = ...
     ) -> str:
         """The text of tokens."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: Literal[False]
+    ) -> str:
+        """A conversation as the model was trained to read it."""
 
     def convert_ids_to_tokens(self, ids: int) -> str:
         """A token as the vocabulary spells it."""

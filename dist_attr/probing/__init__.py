@@ -1,6 +1,45 @@
-"""In-context probing, and its agreement with influence."""
+"""In-context probing: what a source's documents do to an answer by merely standing in the prompt.
+
+Design decisions:
+- A long document is cut into windows of equal length, and no window is dropped: what is too long is never cut in
+  silence, and what does not fit the context is an error.
+- The template's beginning, the passage, the rest of the template with the prompt, and the completion are tokenised
+  separately and joined: which tokens are scored depends on nothing but the query, and what is computed for a passage
+  is exactly what the whole prompt would compute.
+- The completion without a passage is tokenised as the readout does it, so that both speak of the same tokens.
+- The documents are those the store was made of, by their fingerprint: a changed document would be credited for what it
+  did not teach.
+- Agreement with influence is reckoned from scores alone, of whatever origin, and every figure stands beside its chance.
+"""
 
 from dist_attr.probing.agreement import agreement
-from dist_attr.probing.figures import Agreement
+from dist_attr.probing.comparison import Comparison, comparison, documents_table, scores_table
+from dist_attr.probing.figures import Agreement, Estimate
+from dist_attr.probing.measuring import CompareOptions, Measurements, finished_in, measure
+from dist_attr.probing.passages import Passage, Passages
+from dist_attr.probing.prober import Probe, Prober
+from dist_attr.probing.questions import Question, read_questions
+from dist_attr.probing.sources import SourceProbe, by_source, golden_score
 
-__all__ = ["Agreement", "agreement"]
+__all__ = [
+    "Agreement",
+    "CompareOptions",
+    "Comparison",
+    "Estimate",
+    "Measurements",
+    "Passage",
+    "Passages",
+    "Probe",
+    "Prober",
+    "Question",
+    "SourceProbe",
+    "agreement",
+    "by_source",
+    "comparison",
+    "documents_table",
+    "finished_in",
+    "golden_score",
+    "measure",
+    "read_questions",
+    "scores_table",
+]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_attr.config import PrecisionName, ReadoutName
-from dist_attr.corpus import Tokenizer, load_tokenizer, token_strings, tokenizer_fingerprint
+from dist_attr.corpus import Tokenizer, token_strings
 from dist_attr.errors import QueryError, StoreError
 from dist_attr.influence import (
     ParameterSpace,
@@ -20,8 +20,9 @@ from dist_attr.influence import (
     counterfactual_logprobs,
     directional_logprobs,
 )
-from dist_attr.models import causal_forward, context_length, download_folder, load_model, model_fingerprint
+from dist_attr.models import causal_forward, context_length
 from dist_attr.readout.attribution import Along
+from dist_attr.readout.model import store_model
 from dist_attr.readout.query import EncodedQuery, Query, encode_queries
 from dist_attr.readout.rows import Rows
 from dist_attr.store import InfluenceStore
@@ -51,20 +52,16 @@ class ReadoutEngine:
         model: str | None = None,
         per_pass: int = 8,
     ) -> None:
-        beside = store.place.beside("model")
-        with download_folder(model or beside.url, None if model else beside.options) as folder:
-            module = load_model(folder)
-            tokenizer = load_tokenizer(folder, [])
-        store.check_model(model_fingerprint(module), tokenizer_fingerprint(tokenizer))
+        module, tokenizer = store_model(store, model)
         space = ParameterSpace(store.manifest.space.names, store.manifest.space.shapes)
         parameters = dict(module.named_parameters())
         if any(name not in parameters or parameters[name].shape != shape for name, shape in space.items()):
             raise StoreError(f"{store.url}: the parameter space in its manifest is not that of its model")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = next(module.parameters()).device
         self.precision: PrecisionName = "fp32"
         self.tokenizer: Tokenizer = tokenizer
         self.context = context_length(module)
-        self.module: nn.Module = module.to(self.device).eval()
+        self.module: nn.Module = module
         self.module.requires_grad_(False)
         self._space, self._theta = space, space.read(self.module)
         self._per_pass, self._adapters = per_pass, store.manifest.space.coverage <= ADAPTERS

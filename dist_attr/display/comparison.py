@@ -1,0 +1,123 @@
+"""A comparison of influence and in-context probing: a page that needs nothing else, and a table in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dist_attr.display.fidelity import fidelity_in_words
+from dist_attr.display.plots import Axis, histogram, scatter
+
+if TYPE_CHECKING:
+    from dist_attr.probing import Comparison, Estimate
+
+PLOT = (380, 260)  # pixels of a scatter plot
+SHOWN = 200  # queries that the page lists; the tables beside it have all
+
+
+def write_comparison(path: Path, found: Comparison) -> None:
+    """Write the page."""
+    environment = Environment(
+        loader=PackageLoader("dist_attr.display"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(estimate=estimate, number=number, percent=percent)
+    influence = Axis.of([source.influence for source in found.sources])
+    scatters = []
+    for title, values in (
+        ("golden score", [source.golden for source in found.sources]),
+        ("mean in-context score, nats", [source.probing for source in found.sources]),
+    ):
+        named = [(source.source, source.influence, y) for source, y in zip(found.sources, values, strict=True)]
+        up = Axis(0, 1, (0, 0.25, 0.5, 0.75, 1)) if title == "golden score" else Axis.of(values)
+        scatters.append((title, influence, up, scatter(named, influence, up, *PLOT)))
+    known = [query.spearman for query in found.agreement.per_query if query.spearman is not None]
+    page = environment.get_template("comparison.html.j2").render(
+        found=found,
+        overall=found.agreement.overall,
+        cohorts=[found.agreement.overall, *found.agreement.groups],
+        bars=histogram(known),
+        scatters=scatters,
+        plot=PLOT,
+        verdict=verdict(found),
+        queries=list(zip(found.queries, found.agreement.per_query, strict=True))[:SHOWN],
+        fidelity=fidelity_in_words(found.fidelity),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def show_comparison(found: Comparison, console: Console | None = None) -> None:
+    """The main figures, for all queries and for each group."""
+    console = console or Console()
+    overall = found.agreement.overall
+    table = Table("", "queries", "Spearman", "Kendall", box=None, padding=(0, 2, 0, 0))
+    tops = [f"top {overlap.k} ({overlap.chance:.0%} by chance)" for overlap in overall.overlaps]
+    for heading in (*tops, *(f"Spearman without {name}" for name in overall.partial)):
+        table.add_column(heading)
+    for cohort in (overall, *found.agreement.groups):
+        table.add_row(
+            Text(cohort.group or "all queries"),
+            str(cohort.queries),
+            estimate(cohort.spearman),
+            estimate(cohort.kendall),
+            *(percent(overlap.overlap) for overlap in cohort.overlaps),
+            *(estimate(partial) for partial in cohort.partial.values()),
+        )
+    console.print(Text(verdict(found)))
+    console.print(table)
+    console.print(
+        f"sources by all queries together: Spearman {estimate(overall.mean.spearman)} by mean scores, "
+        f"{estimate(overall.golden.spearman)} by the golden score",
+        f"a query takes {found.influence_cost.seconds:.3g} s by influence, {found.probing_cost.seconds:.3g} s by "
+        f"probing ({found.influence_cost.readings:.0f} and {found.probing_cost.readings:.0f} readings)",
+        sep="\n",
+        highlight=False,
+    )
+
+
+def verdict(found: Comparison) -> str:
+    """The answer in one sentence."""
+    overall = found.agreement.overall
+    spearman = overall.spearman
+    if spearman.value is None:
+        return "There is no query in which both methods rank the sources: one of them has them all alike."
+    if spearman.interval is None:
+        said = "too few queries for an interval"
+    elif spearman.interval[0] > 0:
+        said = "more than chance, which is 0"
+    elif spearman.interval[1] < 0:
+        said = "they tend to opposite orders"
+    else:
+        said = "not to be told from chance, which is 0"
+    return (
+        f"Influence and in-context probing rank {found.agreement.sources} sources alike with Spearman's correlation "
+        f"{estimate(spearman)}, mean of {spearman.queries} quer{'y' if spearman.queries == 1 else 'ies'}: {said}."
+    )
+
+
+def estimate(found: Estimate) -> str:
+    """A figure and its interval."""
+    if found.value is None:
+        return "–"
+    return f"{found.value:.2f}" + ("" if found.interval is None else f" [{found.interval[0]:.2f}, {found.interval[1]:.2f}]")
+
+
+def percent(found: Estimate) -> str:
+    """The same in per cent."""
+    if found.value is None:
+        return "–"
+    ends = "" if found.interval is None else f" [{100 * found.interval[0]:.0f}, {100 * found.interval[1]:.0f}]"
+    return f"{found.value:.0%}{ends}"
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number, or a dash where there is none."""
+    return "–" if value is None else format(value, form)
