@@ -43,8 +43,15 @@ TRUTH = "ridge, left out"
 LEFT_OUT, ALONE, ORDERS = "probing, left out", "probing, alone", "probing, left out, mean of orders"
 TRAJECTORY, TANGENT = "trajectory", "tangent"
 FUNCTION, ONE_PAIR, AT_ZERO = "influence function", "ridge, alone", "gradient dot product at w = 0"
-RELIABILITY = "two orders of probing, left out"  # with each other, not with the truth
-METHODS = (TRAJECTORY, TANGENT, FUNCTION, LEFT_OUT, ORDERS, RELIABILITY, ALONE, ONE_PAIR, AT_ZERO)
+OTHER_ORDER = "probing, left out, in another order"
+METHODS = (TRAJECTORY, TANGENT, FUNCTION, LEFT_OUT, ORDERS, ALONE, ONE_PAIR, AT_ZERO)  # against the truth
+RELIABILITY, FAITHFULNESS, EXACTNESS = "two orders of probing", "probing and ridge, alone", "tangent and influence f."
+EACH_OTHER = {  # against each other
+    RELIABILITY: (LEFT_OUT, OTHER_ORDER),
+    FAITHFULNESS: (ALONE, ONE_PAIR),
+    EXACTNESS: (FUNCTION, TANGENT),
+}
+ROWS = (*METHODS, *EACH_OTHER)
 DRAWN = (TRAJECTORY, ORDERS, LEFT_OUT, ALONE, ONE_PAIR)
 MEASURES = ("Spearman", "Kendall", "top 1", "top 3")
 console = Console()
@@ -109,7 +116,7 @@ def compute(experiment: Experiment, model: InContextRegressor, setting: Setting)
     seconds = (time.process_time() - started) / tasks.answers.size
     found[f"seconds a query: {LEFT_OUT}"] = seconds / experiment.orders
     found[f"seconds a query: {ORDERS}"] = seconds
-    (found[LEFT_OUT], found["predictions"]), (found["other order"], _) = in_orders[:2]
+    (found[LEFT_OUT], found["predictions"]), (found[OTHER_ORDER], _) = in_orders[:2]
     by_simulator = icp_linear.simulate(tasks.first(experiment.simulated), experiment.descent)
     for name, scores in by_simulator.scores.items():
         found[name] = scores
@@ -134,21 +141,22 @@ def kept(experiment: Experiment, model: InContextRegressor, setting: Setting, fo
         return dict(opened)
 
 
-def compared(found: dict[str, Any], method: str, domain: int) -> Cohort:
-    """How a method agrees with the truth on the queries of a domain, one of each task."""
-    truth, scores = (found[LEFT_OUT], found["other order"]) if method == RELIABILITY else (found[TRUTH], found[method])
-    return agreement(truth[: len(scores), domain], scores[:, domain], ks=(1, 3)).overall
+def compared(found: dict[str, Any], row: str, domain: int) -> Cohort:
+    """How a method agrees with the truth, or two with each other, on the queries of a domain, one of each task."""
+    first, second = (found[name][:, domain] for name in EACH_OTHER.get(row, (TRUTH, row)))
+    both = min(len(first), len(second))
+    return agreement(first[:both], second[:both], ks=(1, 3)).overall
 
 
 def figures(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Agreement by domain and method: each measure with its interval, and what chance would share of the top."""
+    """Agreement by domain and row: each measure with its interval, and what chance would share of the top."""
     by_domain: dict[str, dict[str, Any]] = {}
     for number, domain in enumerate(DOMAINS):
         rows = by_domain[domain] = {}
-        for method in METHODS:
-            cohort = compared(found, method, number)
+        for row in ROWS:
+            cohort = compared(found, row, number)
             estimates = [cohort.spearman, cohort.kendall, *(overlap.overlap for overlap in cohort.overlaps)]
-            rows[method] = dict(zip(MEASURES, map(_triple, estimates), strict=True))
+            rows[row] = dict(zip(MEASURES, map(_triple, estimates), strict=True))
     return by_domain
 
 
@@ -192,8 +200,9 @@ def show(results: list[dict[str, Any]]) -> None:
             for domain in DOMAINS:
                 title = f"{measure} [95 %]; query {domain}, noise {noise}, by pairs"
                 table = Table("", *map(str, pairs), title=title)
-                for method in METHODS:
-                    table.add_row(method, *(_cell(r["agreement"][domain][method][measure]) for r in rows))
+                for name in ROWS:
+                    cells = [_cell(r["agreement"][domain][name][measure]) for r in rows]
+                    table.add_row(name, *cells, end_section=name == METHODS[-1])
                 console.print(table)
         table = Table("query", "mean squares", *map(str, pairs), title=f"predictions, noise {noise}, by pairs")
         for domain in DOMAINS:

@@ -114,22 +114,21 @@ class Bench:
             from dist_attr.probing import golden_score
 
             probed = self.kept("probes", lambda: self._probes(asked))
-            return golden_score(probed) if method == GOLDEN else probed.mean(axis=0)
+            return golden_score(probed) if method == GOLDEN else np.asarray(probed.mean(axis=0))
         if method == BM25:
             from dist_attr.probing.lexical import LexicalIndex
 
             index = LexicalIndex(document.text for document in self.candidates)
-            return np.mean([index.scores(f"{query.prompt} {query.completion}") for query in asked], axis=0)
+            found = [index.scores(f"{query.prompt} {query.completion}") for query in asked]
+            return np.asarray(np.mean(found, axis=0), np.float64)
         from dist_attr.corpus import pack
         from scripts.dial_tasks import gradient_scores, simulated_scores
 
         corpus = pack(self.candidates, self.tokenizer, ROW)
         run = replace(fine_tuning(self.protocol, self.base, corpus, 1, seed=0), queries=self.encoded(asked))
         if method == GRADIENT:
-            dots: Floats = gradient_scores(run, 1)["linear"]
-            return dots.mean(axis=0)
-        simulated: Floats = simulated_scores(run, "trajectory", dict(LEVERS))["counterfactual"]
-        return simulated.mean(axis=0)
+            return np.asarray(gradient_scores(run, 1)["linear"].mean(axis=0))
+        return np.asarray(simulated_scores(run, "trajectory", dict(LEVERS))["counterfactual"].mean(axis=0))
 
     def _probes(self, asked: list[Query]) -> Floats:
         """Of each query and candidate, (queries, candidates), nats."""
@@ -168,7 +167,8 @@ class Bench:
             corpus = pack([self.candidates[i] for i in self.chosen(choice)], self.tokenizer, ROW)
             run = fine_tuning(self.protocol, self.base, corpus, self.protocol.epochs, choice.seed)
             model = run.train([1.0] * len(corpus.sources))
-        return -completion_logprobs(model, judged) / np.array([len(query.completion) for query in judged])
+        lengths = np.array([len(query.completion) for query in judged])
+        return np.asarray(-completion_logprobs(model, judged) / lengths)
 
 
 METHODS = (INFLUENCE, GRADIENT, PROBING, GOLDEN, BM25)

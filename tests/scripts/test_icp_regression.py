@@ -14,7 +14,7 @@ import torch
 
 from scripts import icp_linear
 from scripts.icp_linear import DOMAINS, Floats, Tasks, draw, loglikelihood, ridge
-from scripts.icp_regression import METHODS, RELIABILITY, TRAJECTORY
+from scripts.icp_regression import EXACTNESS, RELIABILITY, ROWS, TRAJECTORY
 from scripts.icp_transformer import InContextRegressor, Recipe, load, probe_alone, probe_left_out, save, train
 
 RECIPE = Recipe(dimensions=3, pairs=8, noises=(0.3,), width=32, layers=2, heads=2, steps=300, learning_rate=3e-3)
@@ -165,9 +165,10 @@ def test_the_script_runs_and_computes_nothing_twice(tmp_path: Path) -> None:
     for setting in found["settings"]:
         for domain in DOMAINS:
             rows = setting["agreement"][domain]
-            assert tuple(rows) == METHODS
+            assert tuple(rows) == ROWS
             # What was simulated to the end ranks the pairs as leaving them out does; a probe in another order does not.
             assert rows[TRAJECTORY]["Spearman"][0] == pytest.approx(1.0)
+            assert rows[EXACTNESS]["Spearman"][0] == pytest.approx(1.0)
             assert rows[RELIABILITY]["Spearman"][0] < 1.0
             assert all(figure[0] is None or -1 <= figure[0] <= 1 for row in rows.values() for figure in row.values())
     files = sorted((tmp_path / "run").iterdir())
