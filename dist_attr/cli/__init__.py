@@ -10,6 +10,7 @@ import sys
 import typer
 
 from dist_attr.cli.calibrate import calibrate
+from dist_attr.cli.compare import compare
 from dist_attr.cli.copy import copy
 from dist_attr.cli.demo import demo
 from dist_attr.cli.inspect import inspect
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, plan, simulate, inspect, query, calibrate, serve, verify, copy, merge, rm):
+for command in (demo, plan, simulate, inspect, query, calibrate, compare, serve, verify, copy, merge, rm):
     app.command()(command)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import Any, Self
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dist_attr.errors import ConfigError
 
 
 def absolute_url(url: str) -> str:
@@ -28,6 +31,18 @@ class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Any, where: str = "configuration") -> Self:
+        """Validate a mapping; like `model_validate`, but the error is one a user can read."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = [
+                f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
+                for item in error.errors()
+            ]
+            raise ConfigError(f"{where} is not valid:\n" + "\n".join(problems)) from error
 
     def changed(self, *, but: Collection[str] = ()) -> list[str]:
         """Names of the settings, but for some, that differ from their defaults."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import fsspec
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dist_attr.config.base import Settings
 from dist_attr.config.corpus import CorpusConfig, TokenizerConfig
@@ -100,18 +100,6 @@ class RunConfig(Settings):
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the run configuration {url}: {error}") from error
         return cls.parse({} if values is None else values, where=str(url))
-
-    @classmethod
-    def parse(cls, values: Any, where: str = "run configuration") -> RunConfig:
-        """Validate a mapping; like `model_validate`, but the error is one a user can read."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            problems = [
-                f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
-                for item in error.errors()
-            ]
-            raise ConfigError(f"{where} is not valid:\n" + "\n".join(problems)) from error
 
     def to_yaml(self) -> str:
         """The configuration with every default written out that means something; `load` reads it back unchanged."""

@@ -1,5 +1,6 @@
 """What people look at: progress, tables and heat maps in the terminal, and a page with the same."""
 
+from dist_attr.display.comparison import show_comparison, write_comparison
 from dist_attr.display.page import write_page
 from dist_attr.display.plan import show_plan
 from dist_attr.display.store import bytes_in_each_codec, rows_progress, show_store
@@ -12,9 +13,11 @@ __all__ = [
     "rows_progress",
     "run_progress",
     "show_answer",
+    "show_comparison",
     "show_plan",
     "show_store",
     "steps_progress",
     "tensorboard",
+    "write_comparison",
     "write_page",
 ]

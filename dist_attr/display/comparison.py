@@ -37,7 +37,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
         ("mean in-context score, nats", [source.probing for source in found.sources]),
     ):
         named = [(source.source, source.influence, y) for source, y in zip(found.sources, values, strict=True)]
-        up = Axis(0, 1, (0, 0.25, 0.5, 0.75, 1)) if title == "golden score" else Axis.of(values)
+        up = Axis.of(values)
         scatters.append((title, influence, up, scatter(named, influence, up, *PLOT)))
     known = [query.spearman for query in found.agreement.per_query if query.spearman is not None]
     page = environment.get_template("comparison.html.j2").render(
@@ -57,28 +57,25 @@ def write_comparison(path: Path, found: Comparison) -> None:
 def show_comparison(found: Comparison, console: Console | None = None) -> None:
     """The main figures, for all queries and for each group."""
     console = console or Console()
-    overall = found.agreement.overall
-    table = Table("", "queries", "Spearman", "Kendall", box=None, padding=(0, 2, 0, 0))
-    tops = [f"top {overlap.k} ({overlap.chance:.0%} by chance)" for overlap in overall.overlaps]
-    for heading in (*tops, *(f"Spearman without {name}" for name in overall.partial)):
-        table.add_column(heading)
-    for cohort in (overall, *found.agreement.groups):
-        table.add_row(
-            Text(cohort.group or "all queries"),
-            str(cohort.queries),
-            estimate(cohort.spearman),
-            estimate(cohort.kendall),
-            *(percent(overlap.overlap) for overlap in cohort.overlaps),
-            *(estimate(partial) for partial in cohort.partial.values()),
-        )
+    overall, cohorts = found.agreement.overall, (found.agreement.overall, *found.agreement.groups)
+    table = Table("", box=None, padding=(0, 2, 0, 0))
+    for cohort in cohorts:
+        table.add_column(Text(cohort.group or "all queries"))
+    table.add_row("queries", *(str(cohort.queries) for cohort in cohorts))
+    table.add_row("Spearman", *(estimate(cohort.spearman) for cohort in cohorts))
+    table.add_row("Kendall", *(estimate(cohort.kendall) for cohort in cohorts))
+    for i, overlap in enumerate(overall.overlaps):
+        shared = (percent(cohort.overlaps[i].overlap) for cohort in cohorts)
+        table.add_row(f"top {overlap.k}, % shared (chance {100 * overlap.chance:.0f})", *shared)
+    for name in overall.partial:
+        table.add_row(f"Spearman without {name}", *(estimate(cohort.partial[name]) for cohort in cohorts))
+    table.add_row("all together, mean scores", *(estimate(cohort.mean.spearman) for cohort in cohorts))
+    table.add_row("all together, golden score", *(estimate(cohort.golden.spearman) for cohort in cohorts))
     console.print(Text(verdict(found)))
     console.print(table)
     console.print(
-        f"sources by all queries together: Spearman {estimate(overall.mean.spearman)} by mean scores, "
-        f"{estimate(overall.golden.spearman)} by the golden score",
         f"a query takes {found.influence_cost.seconds:.3g} s by influence, {found.probing_cost.seconds:.3g} s by "
         f"probing ({found.influence_cost.readings:.0f} and {found.probing_cost.readings:.0f} readings)",
-        sep="\n",
         highlight=False,
     )
 
@@ -90,7 +87,7 @@ def verdict(found: Comparison) -> str:
     if spearman.value is None:
         return "There is no query in which both methods rank the sources: one of them has them all alike."
     if spearman.interval is None:
-        said = "too few queries for an interval"
+        said = "too few queries, or too much alike, for an interval"
     elif spearman.interval[0] > 0:
         said = "more than chance, which is 0"
     elif spearman.interval[1] < 0:
@@ -107,15 +104,17 @@ def estimate(found: Estimate) -> str:
     """A figure and its interval."""
     if found.value is None:
         return "–"
-    return f"{found.value:.2f}" + ("" if found.interval is None else f" [{found.interval[0]:.2f}, {found.interval[1]:.2f}]")
+    return f"{found.value:.2f}" + (
+        "" if found.interval is None else f" [{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
+    )
 
 
 def percent(found: Estimate) -> str:
-    """The same in per cent."""
+    """The same in per cent, without the sign."""
     if found.value is None:
         return "–"
     ends = "" if found.interval is None else f" [{100 * found.interval[0]:.0f}, {100 * found.interval[1]:.0f}]"
-    return f"{found.value:.0%}{ends}"
+    return f"{100 * found.value:.0f}{ends}"
 
 
 def number(value: float | None, form: str = ".2f") -> str:

@@ -10,15 +10,19 @@ Design decisions:
 from dist_attr.models.build import SUPPORTED_TYPES, build_model
 from dist_attr.models.causal import causal_forward, context_length
 from dist_attr.models.files import download_folder, load_model, model_fingerprint, save_model, upload_folder
+from dist_attr.models.prefix import Prefix, prefixes_after, read_after
 
 __all__ = [
     "SUPPORTED_TYPES",
+    "Prefix",
     "build_model",
     "causal_forward",
     "context_length",
     "download_folder",
     "load_model",
     "model_fingerprint",
+    "prefixes_after",
+    "read_after",
     "save_model",
     "upload_folder",
 ]

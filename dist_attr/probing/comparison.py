@@ -13,7 +13,6 @@ from pydantic import Field
 from scipy.stats import rankdata
 
 from dist_attr.config import Settings
-from dist_attr.errors import QueryError
 from dist_attr.probing.agreement import agreement
 from dist_attr.probing.figures import Agreement, Cohort
 from dist_attr.probing.measuring import CompareOptions, Measurements
@@ -107,12 +106,7 @@ def comparison(store: InfluenceStore, measured: Measurements, *, seed: int, comm
         measured: from `measure`.
         seed: of the bootstrap.
         command: that makes the same again.
-
-    Raises:
-        QueryError: the store has a single source, which there is nothing to rank with.
     """
-    if len(measured.sources) < 2:
-        raise QueryError(f"{store.url} has the source {measured.sources[0]!r} only; a comparison ranks two or more")
     manifest = store.manifest
     assert manifest.model is not None
     influence, mean, bm25, tokens = map(measured.stacked, ("influence", "mean", "bm25", "tokens"))

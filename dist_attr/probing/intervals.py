@@ -18,10 +18,11 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 def interval(statistic: Statistic, queries: int, width: int, seed: int) -> tuple[float, float] | None:
-    """95 % interval of a figure over resampled queries; None for fewer than 8 queries, or where it is not defined.
+    """95 % interval of a figure over resampled queries.
 
-    Bias-corrected and accelerated (BCa), which scipy does not define where all resamples agree or lie on one side of
-    the figure: the percentiles are taken then.
+    Bias-corrected and accelerated (BCa), which scipy does not define where the resamples lie on one side of the figure:
+    the percentiles are taken then. There is none for fewer than 8 queries, where a resample lacks the figure, or where
+    all resamples say the same: ten queries without a hit do not say that there is never one.
 
     Args:
         statistic: of numbers of queries (resamples, queries), a figure for each resample.
@@ -42,7 +43,10 @@ def interval(statistic: Statistic, queries: int, width: int, seed: int) -> tuple
         found = bootstrap(
             (np.arange(queries),), of_resamples, n_resamples=RESAMPLES, batch=batch, vectorized=True, axis=-1, rng=seed
         )
+    figures = found.bootstrap_distribution
+    if not np.isfinite(figures).all() or np.ptp(figures) == 0:
+        return None
     ends = np.array(found.confidence_interval)
     if not np.isfinite(ends).all():
-        ends = np.percentile(found.bootstrap_distribution, [2.5, 97.5])
-    return (float(ends[0]), float(ends[1])) if np.isfinite(ends).all() else None
+        ends = np.percentile(figures, [2.5, 97.5])
+    return float(ends[0]), float(ends[1])

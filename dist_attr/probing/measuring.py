@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dist_attr.config import ProbeConfig, ReadoutName, Settings
+from dist_attr.errors import StoreError
 from dist_attr.probing.passages import Passage, Passages
 from dist_attr.probing.prober import Probe, Prober
 from dist_attr.probing.questions import Question
@@ -127,10 +128,12 @@ def measure(
         progress: called with what is done, how many readings of the model, and of how many.
 
     Raises:
-        StoreError: the model is not the store's, or a tangent is damaged.
+        StoreError: the model is not the store's, a tangent is damaged, or there is a single source.
         CorpusError: the documents are missing, or not those of the store.
         QueryError: a query cannot be scored or probed; nothing is measured then.
     """
+    if len(store.sources) < 2:
+        raise StoreError(f"{store.url} has the source {store.sources[0]!r} only; a comparison ranks two or more")
     attributor = Attributor(store, rank=options.rank)
     engine = attributor.engine
     engine.check(options.readout)
@@ -174,7 +177,11 @@ def measure(
 
 def finished_in(out: Path, store: InfluenceStore, questions: Sequence[Question], options: CompareOptions) -> Path:
     """The folder in `out` that keeps what is finished of a measurement."""
-    decides = [store.manifest.identity, options.model_dump_json(), *(question.model_dump_json() for question in questions)]
+    decides = [
+        store.manifest.identity,
+        options.model_dump_json(),
+        *(question.model_dump_json() for question in questions),
+    ]
     return out / f"unfinished-{hashlib.sha256(repr(decides).encode()).hexdigest()[:16]}"
 
 
@@ -223,5 +230,6 @@ def _read(file: Path) -> list[Measured]:
         return np.array(stored) if isinstance(stored, list) and name != "passage_document" else stored
 
     return [
-        Measured(**{name: value(name, stored) for name, stored in row.items()}) for row in pq.read_table(file).to_pylist()
+        Measured(**{name: value(name, stored) for name, stored in row.items()})
+        for row in pq.read_table(file).to_pylist()
     ]

@@ -6,20 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from dist_attr.config import ProbeConfig
 from dist_attr.corpus import Tokenizer
-from dist_attr.influence import token_losses
 from dist_attr.models import context_length
 from dist_attr.probing.passages import Passage
 from dist_attr.probing.prompts import Prompts, Reading
+from dist_attr.probing.reader import Numbers, Reader
 from dist_attr.readout import Query, store_model
 from dist_attr.store import InfluenceStore
 
-Numbers = NDArray[np.float32]
+CACHE_BYTES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +47,8 @@ class Prober:
         module: a causal language model in evaluation mode.
         tokenizer: of the model.
         config: the template and the window.
+        cache_bytes: how much is remembered of the passages that were put into prompts last, so that the next queries
+            with the same passages need not read them again; changes speed, not the scores.
 
     Attributes:
         window: tokens of a passage.
@@ -56,14 +56,17 @@ class Prober:
 
     Raises:
         ConfigError: the window leaves no room for a query, or there is no chat template to use.
+        ModelError: the model's type is not supported, or it is in training mode.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Tokenizer, config: ProbeConfig) -> None:
+    def __init__(
+        self, module: nn.Module, tokenizer: Tokenizer, config: ProbeConfig, *, cache_bytes: int = CACHE_BYTES
+    ) -> None:
         self.module, self.tokenizer, self.config = module, tokenizer, config
         self.context = context_length(module)
         self._prompts = Prompts(tokenizer, config, self.context)
         self.window = self._prompts.window
-        self._device = next(module.parameters()).device
+        self._reader = Reader(module, cache_bytes)
 
     @classmethod
     def of(cls, store: InfluenceStore, config: ProbeConfig, model: str | None = None) -> Prober:
@@ -99,28 +102,24 @@ class Prober:
             QueryError: a query is empty or not Unicode, or does not fit the context with one of its passages; none is
                 probed then.
         """
-        prompted = [self._prompts.of(query, number) for number, query in enumerate(queries)]
-        readings = [
-            [
-                Reading((), query.plain.tokens, len(query.plain.completion)),
-                *(self._prompts.after(passage, query) for passage in own),
-            ]
-            for query, own in zip(prompted, passages, strict=True)
-        ]
-        found = iter(self._logprobs([reading for own in readings for reading in own], progress))
+        readings = self._readings(queries, passages)
+        found = iter(self._reader.logprobs([reading for own in readings for reading in own], progress))
         rows = [np.stack([next(found) for _ in own]) for own in readings]
         return [
             Probe(of_query[0], of_query[1:] - of_query[0], list(own))
             for of_query, own in zip(rows, passages, strict=True)
         ]
 
-    @torch.no_grad()
-    def _logprobs(self, readings: Sequence[Reading], progress: Callable[[int], None] | None) -> list[Numbers]:
-        found = []
-        for reading in readings:
-            tokens = torch.tensor([[*reading.prefix, *reading.tail]], device=self._device)
-            logits = self.module(tokens[:, :-1], logits_to_keep=reading.scored).logits.float()
-            found.append(-token_losses(logits, tokens[:, -reading.scored :])[0].cpu().numpy())
-            if progress is not None:
-                progress(1)
-        return found
+    def check(self, queries: Sequence[Query], passages: Sequence[Sequence[Passage]]) -> None:
+        """Raises QueryError where `probe` would, without reading anything."""
+        self._readings(queries, passages)
+
+    def _readings(self, queries: Sequence[Query], passages: Sequence[Sequence[Passage]]) -> list[list[Reading]]:
+        prompted = [self._prompts.of(query, number) for number, query in enumerate(queries)]
+        return [
+            [
+                Reading.alone(query.plain),
+                *(self._prompts.after(passage, query) for passage in own),
+            ]
+            for query, own in zip(prompted, passages, strict=True)
+        ]

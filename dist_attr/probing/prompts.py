@@ -19,13 +19,20 @@ class Reading:
 
     Attributes:
         prefix: tokens that other readings may begin with too; may be none.
+        shared: how many of its first tokens the prefixes of other passages have in common with it.
         tail: at least two tokens after it.
         scored: how many of the last tokens are the completion's, less than there are in the tail.
     """
 
     prefix: Tokens
+    shared: int
     tail: Tokens
     scored: int
+
+    @classmethod
+    def alone(cls, query: EncodedQuery) -> Reading:
+        """A query without anything before it."""
+        return cls((), 0, query.tokens, len(query.completion))
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Prompts:
                 f"window (--window) than {self.window} tokens"
             )
         cut = len(before) - (not query.after)  # the completion's first token is predicted from one that is read
-        return Reading(before[:cut], (*before[cut:], *query.after, *completion), len(completion))
+        return Reading(before[:cut], len(query.before), (*before[cut:], *query.after, *completion), len(completion))
 
     def _around(self, prompt: str) -> tuple[Tokens, Tokens]:
         """The tokens before a passage and behind it."""

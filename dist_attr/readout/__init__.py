@@ -11,7 +11,7 @@ from dist_attr.readout.attribution import Along, Attribution
 from dist_attr.readout.attributor import Attributor, basis_of, ranked_basis
 from dist_attr.readout.calibration import calibrate, sample_queries
 from dist_attr.readout.checks import check_readout, compute_in
-from dist_attr.readout.engine import BATCH_TOKENS, ReadoutEngine
+from dist_attr.readout.engine import BATCH_TOKENS, ReadoutEngine, free_memory
 from dist_attr.readout.files import read_queries
 from dist_attr.readout.generation import Sampling, generate
 from dist_attr.readout.model import store_model
@@ -34,6 +34,7 @@ __all__ = [
     "compute_in",
     "encode_queries",
     "encode_query",
+    "free_memory",
     "generate",
     "ranked_basis",
     "read_queries",

@@ -174,12 +174,31 @@ def test_intervals_cover_what_they_say() -> None:
     assert 0.89 <= np.mean(covered) <= 0.98
 
 
-def test_where_all_queries_agree_the_interval_has_no_width() -> None:
+def test_what_resamples_cannot_tell_has_no_interval() -> None:
     order = np.arange(6.0)
-    found = agreement(np.tile(order, (10, 1)), np.tile(order**3, (10, 1))).overall
-    assert found.spearman.interval == (1.0, 1.0) and found.mean.spearman.interval == (1.0, 1.0)
+    alike = agreement(np.tile(order, (10, 1)), np.tile(order**3, (10, 1))).overall
+    assert alike.spearman.value == 1 and alike.spearman.interval is None and alike.mean.spearman.interval is None
     few = agreement(*copula(0.5, 7, 6, seed=15)).overall
     assert few.spearman.interval is None and few.mean.spearman.interval is None
+    enough = agreement(*copula(0.5, 8, 6, seed=15)).overall
+    assert enough.spearman.interval is not None and enough.mean.spearman.interval is not None
+
+
+def test_where_the_correction_is_not_defined_the_percentiles_are_taken() -> None:
+    def distinct(drawn: NDArray[np.int64]) -> Floats:
+        """Share of different queries: 1 of all of them, and less of any resample."""
+        return np.array([len(set(row)) / len(row) for row in drawn.tolist()])
+
+    with pytest.warns(stats.DegenerateDataWarning):
+        plain = stats.bootstrap(
+            (np.arange(30),),
+            lambda drawn, axis: np.apply_along_axis(lambda row: distinct(row[None])[0], axis, drawn),
+            n_resamples=200,
+            rng=0,
+        )
+    assert np.isnan(plain.confidence_interval.low)
+    low, high = interval(distinct, 30, 0, seed=0) or (1, 0)
+    assert 0.45 < low < 1 - 1 / np.e < high < 0.8
 
 
 def test_the_interval_of_an_aggregated_ranking() -> None:
