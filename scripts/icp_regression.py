@@ -43,7 +43,7 @@ TRUTH = "ridge, left out"
 LEFT_OUT, ALONE, ORDERS = "probing, left out", "probing, alone", "probing, left out, mean of orders"
 TRAJECTORY, TANGENT = "trajectory", "tangent"
 FUNCTION, ONE_PAIR, AT_ZERO = "influence function", "ridge, alone", "gradient dot product at w = 0"
-OTHER_ORDER = "probing, left out, in another order"
+OTHER_ORDER = "other order"
 METHODS = (TRAJECTORY, TANGENT, FUNCTION, LEFT_OUT, ORDERS, ALONE, ONE_PAIR, AT_ZERO)  # against the truth
 RELIABILITY, FAITHFULNESS, EXACTNESS = "two orders of probing", "probing and ridge, alone", "tangent and influence f."
 EACH_OTHER = {  # against each other
@@ -149,7 +149,7 @@ def compared(found: dict[str, Any], row: str, domain: int) -> Cohort:
 
 
 def figures(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Agreement by domain and row: each measure with its interval, and what chance would share of the top."""
+    """Agreement by domain and row: each measure with its interval."""
     by_domain: dict[str, dict[str, Any]] = {}
     for number, domain in enumerate(DOMAINS):
         rows = by_domain[domain] = {}
