@@ -174,12 +174,16 @@ def table_forward(x: Tensor, y: Tensor) -> Forward:
     return forward
 
 
-def simulate(tasks: Tasks, steps: int) -> Simulated:
+def simulate(tasks: Tasks, accuracy: float) -> Simulated:
     """Train each task's linear model by gradient descent with each pair as a source, and read out its queries.
 
     The trajectory is read out as a counterfactual, the tangent linearly.
+
+    Args:
+        tasks: any number.
+        accuracy: descent ends when what is left of the way from w = 0 is about so small a share of it.
     """
-    found = [simulate_one(tasks, number, steps) for number in range(len(tasks.x))]
+    found = [simulate_one(tasks, number, accuracy) for number in range(len(tasks.x))]
     return Simulated(
         {name: np.stack([one.scores[name] for one in found]) for name in found[0].scores},
         {name: float(np.mean([one.once[name] for one in found])) for name in found[0].once},
@@ -187,7 +191,7 @@ def simulate(tasks: Tasks, steps: int) -> Simulated:
     )
 
 
-def simulate_one(tasks: Tasks, number: int, steps: int) -> Simulated:
+def simulate_one(tasks: Tasks, number: int, accuracy: float) -> Simulated:
     """The same of one task; scores are (domains, n)."""
     import torch
 
@@ -208,6 +212,7 @@ def simulate_one(tasks: Tasks, number: int, steps: int) -> Simulated:
     forward = table_forward(table, torch.tensor(np.concatenate([y, tasks.answers[number]])))
     space = ParameterSpace(("weights",), ((dimensions,),))
     rate, momentum = fastest_descent(curvatures(x, tasks.penalty))
+    steps = math.ceil(math.log(accuracy) / (0.5 * math.log(momentum)))  # the way left shrinks by √momentum each step
     step = TrainingStep(forward, space, SGD(momentum), lambda _: rate, weight_decay=tasks.penalty / pairs)
     own = torch.arange(pairs)[:, None]
     batch = Batch(own, torch.zeros_like(own), own)

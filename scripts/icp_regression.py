@@ -45,7 +45,11 @@ TRAJECTORY, TANGENT = "trajectory", "tangent"
 FUNCTION, ONE_PAIR, AT_ZERO = "influence function", "ridge, alone", "gradient dot product at w = 0"
 OTHER_ORDER = "other order"
 METHODS = (TRAJECTORY, TANGENT, FUNCTION, LEFT_OUT, ORDERS, ALONE, ONE_PAIR, AT_ZERO)  # against the truth
-RELIABILITY, FAITHFULNESS, EXACTNESS = "two orders of probing", "probing and ridge, alone", "tangent and influence f."
+RELIABILITY, FAITHFULNESS, EXACTNESS = (
+    "two orders of probing",
+    "probing and ridge, alone",
+    "tangent and influence function",
+)
 EACH_OTHER = {  # against each other
     RELIABILITY: (LEFT_OUT, OTHER_ORDER),
     FAITHFULNESS: (ALONE, ONE_PAIR),
@@ -65,12 +69,12 @@ class Experiment:
     pairs: tuple[int, ...] = (5, 10, 20)
     tasks: int = 256  # for each noise and number of pairs
     simulated: int = 16  # of these
-    descent: int = 100  # steps
+    accuracy: float = 1e-14  # of gradient descent; tangents converge last
     orders: int = 4  # of a context
 
 
 TINY = Recipe(pairs=6, noises=(0.3,), width=16, layers=1, heads=2, steps=20)
-QUICK = Experiment(TINY, pairs=(4, 6), tasks=8, simulated=2, descent=60, orders=2)
+QUICK = Experiment(TINY, pairs=(4, 6), tasks=8, simulated=2, accuracy=1e-12, orders=2)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def compute(experiment: Experiment, model: InContextRegressor, setting: Setting)
     found[f"seconds a query: {LEFT_OUT}"] = seconds / experiment.orders
     found[f"seconds a query: {ORDERS}"] = seconds
     (found[LEFT_OUT], found["predictions"]), (found[OTHER_ORDER], _) = in_orders[:2]
-    by_simulator = icp_linear.simulate(tasks.first(experiment.simulated), experiment.descent)
+    by_simulator = icp_linear.simulate(tasks.first(experiment.simulated), experiment.accuracy)
     for name, scores in by_simulator.scores.items():
         found[name] = scores
         found[f"seconds a query: {name}"] = by_simulator.query[name]

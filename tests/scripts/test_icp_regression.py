@@ -85,7 +85,7 @@ def test_simulated_descent_that_converged_is_the_closed_form(pairs: int) -> None
     """To 1e-8 of the largest score, in float64; and not before it converged: it is descent that is simulated."""
     t = tasks(pairs).first(1)
     closed = {"trajectory": icp_linear.left_out(t), "tangent": icp_linear.influence_function(t)}
-    done, begun = (icp_linear.simulate(t, steps).scores for steps in (150, 3))
+    done, begun = (icp_linear.simulate(t, accuracy).scores for accuracy in (1e-16, 0.1))
     for name, expected in closed.items():
         assert np.abs(done[name] - expected).max() < 1e-8 * np.abs(expected).max()
         assert np.abs(begun[name] - expected).max() > 1e-2 * np.abs(expected).max()
