@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ModelName = Literal["small-gpt", "smollm2"]
 DOMAINS = ("speeches before 1860", "speeches since 1980", "docstrings")
+LETTERS = 7  # of a word in a piece, at most and on average: lines of dashes and the like take many tokens
 SMALL = {"model_type": "gpt2", "n_layer": 4, "n_embd": 128, "n_head": 4, "activation_function": "gelu_pytorch_tanh"}
 
 
@@ -50,7 +51,7 @@ class Protocol:
     @property
     def context(self) -> int:
         """Tokens that hold a template, a candidate and a query."""
-        return 256
+        return 320
 
 
 QUICK = Protocol(
@@ -84,7 +85,9 @@ def material(protocol: Protocol) -> Material:
         half = len(words) // 2
         found.pretraining.append(Document(domain, " ".join(words[:half]), domain, {}))
         pieces = [words[i : i + protocol.words] for i in range(half, len(words) - protocol.words, protocol.words)]
-        pieces = [pieces[i] for i in draw.permutation(len(pieces))]
+        pieces = [
+            pieces[i] for i in draw.permutation(len(pieces)) if sum(map(len, pieces[i])) <= LETTERS * protocol.words
+        ]
         queries = [_query(piece) for piece in pieces[: protocol.asked + protocol.judged]]
         found.asked[domain], found.judged[domain] = queries[: protocol.asked], queries[protocol.asked :]
         for number, piece in enumerate(pieces[len(queries) :][: protocol.candidates_each]):
