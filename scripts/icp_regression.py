@@ -211,7 +211,7 @@ def show(results: list[dict[str, Any]]) -> None:
         table = Table("query", "mean squares", *map(str, pairs), title=f"predictions, noise {noise}, by pairs")
         for domain in DOMAINS:
             for name in rows[0]["nearness"][domain]:
-                table.add_row(domain, name, *(f"{r['nearness'][domain][name]:.4f}" for r in rows))
+                table.add_row(domain, name, *(f"{r['nearness'][domain][name]:.3g}" for r in rows))
         console.print(table)
     most = [r for r in results if r["pairs"] == pairs[-1]]
     table = Table("method", "each query", "once for a task", title=f"milliseconds, {pairs[-1]} pairs")
