@@ -198,7 +198,7 @@ def test_only_a_group_and_few_queries(folder: Path, tmp_path: Path) -> None:
     assert "mean of 1 query: too few queries" in " ".join(result.stdout.split())
     found = Comparison.model_validate_json((tmp_path / "out" / "comparison.json").read_text())
     assert [query.id for query in found.queries] == ["1"] and found.options.readout == "counterfactual"
-    assert found.window == 64 and found.agreement.overall.spearman.interval is None
+    assert found.window == 63 and found.agreement.overall.spearman.interval is None
     assert "there are none for fewer than 8 queries" in (tmp_path / "out" / "comparison.html").read_text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "comparison.html",

@@ -144,7 +144,8 @@ def test_the_store_has_the_model(tmp_path: Path) -> None:
     same = Prober(da.Attributor(store).engine.module, prober.tokenizer, CONFIG)
     found, expected = (each.probe(QUERIES[:1], [PASSAGES])[0].scores for each in (prober, same))
     np.testing.assert_array_equal(found, expected)
-    assert prober.window == CONTEXT // 2 and prober.context == CONTEXT
+    template = sum(len(piece.encode()) for piece in CONFIG.pieces)  # a token for each byte
+    assert prober.window == (CONTEXT - template) // 2 and prober.context == CONTEXT
     with pytest.raises(StoreError, match="belongs to another model"):
         Prober.of(store, CONFIG, str(tmp_path / "other" / "model"))
 
