@@ -37,7 +37,8 @@ def demo_config(out: Path) -> RunConfig:
             },
             "training": {
                 "steps": 300,
-                "batch_size": 8,
+                "batch_size": 4,
+                "sequence_length": 128,  # room for a query after a passage, in probing
                 # Slow on purpose. Two runs from scratch that differ in one source drift apart by chance as well, the
                 # more the larger the steps; at 3e-3 that noise drowns what a source says.
                 "learning_rate": 5e-4,

@@ -32,7 +32,7 @@ PRESIDENTS = (
 )
 TRAINING_WORDS = 2000  # of each
 TRAINED_SHARE = 0.8  # of each speech at most; the rest is never trained on
-PROMPT_CHARACTERS, SENTENCE_CHARACTERS = 40, (60, 110)  # together they fit 64 tokens
+PROMPT_CHARACTERS, SENTENCE_CHARACTERS = 40, (60, 110)  # together at most 55 tokens
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,12 @@ Design decisions:
   separately and joined: which tokens are scored depends on nothing but the query, and what is computed for a passage
   is exactly what the whole prompt would compute.
 - The completion without a passage is tokenised as the readout does it, so that both speak of the same tokens.
+- What the layers made of a passage (keys and values) is computed once for all queries after it, in batches of passages,
+  and the last used are remembered. So it is for a single query too: reading a prompt whole takes the same tokens.
+- Queries after the same passage share rows, each blind to the others, so that the passage is copied for a row and not
+  for a query; rows of similar length share batches. Padding is on the right, where a causal model cannot see it.
+- The output layer sees the completion's tokens only, and each of them once.
+- A probe costs memory in bounds: of the passages that are remembered, and of a batch by what is free.
 - The documents are those the store was made of, by their fingerprint: a changed document would be credited for what it
   did not teach.
 - Agreement with influence is reckoned from scores alone, of whatever origin, and every figure stands beside its chance.

@@ -12,7 +12,7 @@ class Estimate(Settings):
 
     value: float | None = Field(description="none where no query has it")
     interval: tuple[float, float] | None = Field(
-        description="95 % of a bootstrap over queries; none for fewer than 8, or where they all say the same"
+        description="95 % of a bootstrap over queries; none for fewer than 8, or if resamples agree or lack the figure"
     )
     queries: int = Field(description="that have the figure")
     undefined: int = Field(description="queries left out because one of the two rankings has all sources alike")

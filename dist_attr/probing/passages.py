@@ -77,8 +77,11 @@ class Passages:
         self._first = np.cumsum(self._counts) - self._counts
         for number in np.flatnonzero([len(tokens) == 0 for tokens in self._tokens]):
             self._passage(int(self._first[number]))  # which says that it is empty
-        source_of = np.array([document.source for document in self._documents])[self._document_of]
-        self._windows = {source: np.flatnonzero(source_of == source) for source in self.sources}
+        numbers = {source: number for number, source in enumerate(self.sources)}
+        source_of = np.array([numbers[document.source] for document in self._documents], np.int64)[self._document_of]
+        order = np.argsort(source_of, kind="stable")
+        starts = np.searchsorted(source_of[order], np.arange(1, len(numbers)))
+        self._windows = dict(zip(self.sources, np.split(order, starts), strict=True))
         if bare := [source for source, windows in self._windows.items() if not len(windows)]:
             raise CorpusError(f"the corpus has no document of {', '.join(map(repr, bare))}")
 

@@ -67,6 +67,12 @@ class Reader:
         Raises:
             QueryError: one does not fit into memory.
         """
+        try:
+            return self._logprobs(readings, progress)
+        except torch.OutOfMemoryError as error:
+            raise _too_large("these prompts") from error
+
+    def _logprobs(self, readings: Sequence[Reading], progress: Callable[[int], None] | None) -> list[Numbers]:
         found: dict[int, Numbers] = {}
         of_prefix: dict[Tokens, list[int]] = {}
         for number, reading in enumerate(readings):
@@ -89,11 +95,13 @@ class Reader:
         layers, both, heads, _, width = self._nothing.shape
         most = self._most_bytes // (2 * layers * both * heads * width * self._nothing.element_size())
         group: list[Tokens] = []
+        total = 0
         for tokens in sorted(prefixes, key=lambda tokens: (tokens not in self._cache, len(tokens))):
-            if group and sum(map(len, group)) + len(tokens) > most:
+            if group and total + len(tokens) > most:
                 yield group
-                group = []
+                group, total = [], 0
             group.append(tokens)
+            total += len(tokens)
         if group:
             yield group
 
@@ -107,20 +115,18 @@ class Reader:
         for shared, own in missing.items():
             start = self._remembered(shared)
             if start is None:
-                start = self._after(self._nothing, [shared])[0]
+                start = prefixes_after(self._module, self._nothing, [shared])[0]
                 self._cache.put(shared, start)
             rest = [tokens[len(shared) :] for tokens in own]
             for batch in self._batches([(len(tokens), len(shared)) for tokens in rest], kept=True):
-                for i, prefix in zip(batch, self._after(start, [rest[i] for i in batch]), strict=True):
+                together = prefixes_after(self._module, start, [rest[i] for i in batch])
+                for i, prefix in zip(batch, together, strict=True):
                     found[own[i]] = prefix
                     self._cache.put(own[i], prefix)
         return {tokens: prefix for tokens, prefix in found.items() if prefix is not None}
 
     def _remembered(self, tokens: Tokens) -> Prefix | None:
         return self._cache.get(tokens) if tokens else self._nothing
-
-    def _after(self, start: Prefix, sequences: Sequence[Tokens]) -> list[Prefix]:
-        return prefixes_after(self._module, start, sequences)
 
     def _read(self, rows: Sequence[Sequence[Reading]], prefixes: Sequence[Prefix]) -> list[Numbers]:
         """log p of the completion's tokens of every reading, row by row."""
@@ -170,10 +176,7 @@ class Reader:
                 yield batch
                 batch, longest = [], sizes[i][1]
             if self._row(length, longest, kept) > room:
-                raise QueryError(
-                    f"{longest + length} tokens do not fit into the memory of a probe; shorten the prompt from its "
-                    "beginning, take a smaller window (--window), or a machine with more memory"
-                )
+                raise _too_large(f"{longest + length} tokens")
             batch.append(i)
         if batch:
             yield batch
@@ -186,6 +189,13 @@ class Reader:
         layer = 16 * hidden * length + 4 * all_heads * length * seen + 4 * hidden * seen  # type: ignore[operator]
         own = layers * both * heads * width * (length + seen) * kept
         return int(self._nothing.element_size() * (layer + own))
+
+
+def _too_large(what: str) -> QueryError:
+    return QueryError(
+        f"{what} do not fit into the memory of a probe; shorten the prompt from its beginning, take a smaller window "
+        "(--window), or a machine with more memory"
+    )
 
 
 def _rows(prefix: Tokens, numbers: Sequence[int], readings: Sequence[Reading]) -> Iterator[Row]:

@@ -14,9 +14,9 @@ from dist_attr.readout.query import EncodedQuery
 from dist_attr.readout.rows import Rows
 
 PROBES, TOKENS = 4, 48
-AGREE = (
-    0.1  # as a share of the scores' size; differences bend by a hundredth, and a wrong derivative is off by all of it
-)
+# As a share of the scores' size. Differences bend by 0.01 % on the demo's model, by up to 1.3 % on random weights and
+# large random tangents; a wrong derivative is off by all of it.
+AGREE = 0.05
 
 
 def check_readout(engine: ReadoutEngine, rows: Rows) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import ray
 import torch
 from torch.func import vmap
 
@@ -13,6 +15,7 @@ from dist_attr.config import DescentConfig, RunConfig
 from dist_attr.influence import gradient_in_parts
 from dist_attr.simulation.descent import DescentActor
 from dist_attr.simulation.estimate import Estimate, readout_seconds
+from dist_attr.simulation.placement import GIB, Budget
 from dist_attr.simulation.prepare import prepare
 from dist_attr.simulation.workers import build, call_all, started_actors
 from dist_attr.store import Codec
@@ -31,6 +34,8 @@ class DescentProbe(NamedTuple):
         sequences: in the batch of a step.
         parameters: that carry tangents.
         query_seconds: of the readout for one source.
+        free_bytes: of its device's memory, which actors on one CPU machine share.
+        machine: where it runs; a GPU is its own.
     """
 
     pass_seconds: float
@@ -39,6 +44,8 @@ class DescentProbe(NamedTuple):
     sequences: int
     parameters: int
     query_seconds: float
+    free_bytes: int
+    machine: str
 
 
 class PlanningDescentActor(DescentActor):
@@ -58,6 +65,8 @@ class PlanningDescentActor(DescentActor):
             len(rows),
             len(self._theta),
             readout_seconds(self._model, part.inputs[:1].to(self._theta.device)),
+            Budget.of(self._theta.device, self._task.run.simulation, actors=1).device,
+            ray.get_runtime_context().get_node_id() + (str(self._rank) if self._theta.is_cuda else ""),
         )
 
 
@@ -99,8 +108,12 @@ def _estimate(
     (ready, gpus, sources), (name, changes, steps) = common, choice
     simulation = max(_descent_seconds(settings, probe, steps, len(probes)) for probe in probes)
     total = ready + simulation
-    width = 4 * probes[0].parameters
-    together = max(min(settings.replicas_per_pass, 2 * probe.sources) for probe in probes)
+    memory = [_bytes(settings, probe) for probe in probes]
+    machines = Counter(probe.machine for probe in probes)
+    room = [probe.free_bytes // machines[probe.machine] for probe in probes]
+    tight = next((i for i in range(len(probes)) if memory[i] > room[i]), None)
+    if tight is not None:
+        return Estimate(name, changes, problem=_too_little(memory[tight], room[tight]))
     return Estimate(
         name,
         changes,
@@ -109,10 +122,23 @@ def _estimate(
         device_hours=total * len(probes) / 3600,
         device="GPU" if gpus else "CPU",
         sources_per_pass=max(1, settings.replicas_per_pass // 2),
-        memory_bytes=width * (2 * max(probe.sources for probe in probes) + BLOCKS * together),
+        memory_bytes=max(memory),
         store_bytes=sources * Codec.of(config.store).bytes(probes[0].parameters),
         query_seconds=probes[0].query_seconds * sources,
     )
+
+
+def _too_little(needed: int, room: int) -> str:
+    return (
+        f"the replicas of an actor's sources take about {needed / GIB:.3g} GiB, and it has {room / GIB:.3g} GiB; "
+        "spread the run over more machines, lower simulation.descent.replicas_per_pass, or train fewer parameters "
+        "(model.lora)"
+    )
+
+
+def _bytes(settings: DescentConfig, probe: DescentProbe) -> int:
+    together = min(settings.replicas_per_pass, 2 * probe.sources)
+    return 4 * probe.parameters * (2 * probe.sources + BLOCKS * together)
 
 
 def _descent_seconds(settings: DescentConfig, probe: DescentProbe, steps: int, workers: int) -> float:

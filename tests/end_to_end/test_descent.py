@@ -23,7 +23,7 @@ from dist_attr.errors import ConfigError, CorpusError, SimulationError
 from dist_attr.evaluation import retrain
 from dist_attr.influence import Curvature
 from dist_attr.models import build_model, load_model, model_fingerprint, save_model
-from dist_attr.simulation import Estimate, plan
+from dist_attr.simulation import Estimate, plan, planning_descent
 from dist_attr.simulation.descent import DescentActor, agree
 from dist_attr.simulation.prepare import prepare
 from dist_attr.store import Descent
@@ -306,3 +306,10 @@ def test_a_plan_of_it(descending: Settings, tmp_path: Path) -> None:
     assert as_set.store_bytes == half.store_bytes == 4 * len(SOURCES) * store.manifest.space.size
     settled = descending(tmp_path / "other", {"steps": 40, "rate": 0.1, "damping": 0.1})
     assert simulation(plan(settled)[0]) < simulation(as_set), "nothing is left to measure"
+
+
+def test_a_plan_that_does_not_fit(descending: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning_descent, "BLOCKS", 10**9)  # as if a pass took far more than any machine has
+    for estimate in plan(descending(tmp_path / "run", {"steps": 40})):
+        assert estimate.seconds is None and estimate.problem is not None
+        assert "GiB" in estimate.problem and "replicas_per_pass" in estimate.problem

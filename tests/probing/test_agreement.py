@@ -184,6 +184,7 @@ def test_what_resamples_cannot_tell_has_no_interval() -> None:
     assert enough.spearman.interval is not None and enough.mean.spearman.interval is not None
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of scipy, where it has no correction
 def test_where_the_correction_is_not_defined_the_percentiles_are_taken() -> None:
     def distinct(drawn: NDArray[np.int64]) -> Floats:
         """Share of different queries: 1 of all of them, and less of any resample."""
