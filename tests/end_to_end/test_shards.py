@@ -15,7 +15,7 @@ from dist_attr.cluster import ENVIRONMENT
 from dist_attr.config import ReadoutName, ServiceConfig
 from dist_attr.errors import ConfigError, UnavailableError
 from dist_attr.readout import Along, EncodedQuery, encode_queries
-from dist_attr.serving import deploy, shards
+from dist_attr.serving import deploy, lasting, shards
 from dist_attr.serving.batcher import Batcher, Kind
 from dist_attr.serving.shard import ReadoutShard
 from tests.readout.test_basis import queries
@@ -49,12 +49,12 @@ def test_a_query_that_kills_its_shard_is_refused_and_the_others_are_answered(
     length = len(encoded[DEADLY].tokens)
     assert sum(len(query.tokens) == length for query in encoded) == 1
     monkeypatch.setattr(shards, "ReadoutShard", Mortal)
-    monkeypatch.setattr(shards, "ENVIRONMENT", {**ENVIRONMENT, "DEADLY_LENGTH": str(length)})
+    monkeypatch.setattr(lasting, "ENVIRONMENT", {**ENVIRONMENT, "DEADLY_LENGTH": str(length)})
     deaths: list[None] = []
 
     async def ask() -> tuple[list[Along | BaseException], str | None]:
         config = ServiceConfig(store=store.url, shards=2, cpus=0.5)
-        asked = shards.Shards(config, 0, store.manifest.identity, ["sources"], lambda: deaths.append(None))
+        asked = shards.Shards(config, 0, 0, store.manifest.identity, ["sources"], lambda: deaths.append(None))
         batcher = Batcher(asked.read, lambda _: None)
         until = asyncio.get_running_loop().time() + 180
         calls = [batcher.submit(query, EXACT, until) for query in encoded]
@@ -62,7 +62,7 @@ def test_a_query_that_kills_its_shard_is_refused_and_the_others_are_answered(
 
     found, lost = asyncio.run(ask())
     assert lost is None, "its shards are well, so nothing has to be replaced"
-    assert len(deaths) > shards.DEATHS
+    assert len(deaths) > lasting.DEATHS
     right = attributor.attribute(QUERIES)
     for number, answer in enumerate(found):
         if number == DEADLY:
