@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dist_attr.config import RunConfig
+    from dist_attr.config import ProbeConfig, RunConfig
     from dist_attr.errors import DistAttrError
+    from dist_attr.probing import Passages, Prober
     from dist_attr.readout import Attribution, Attributor, Query, calibrate
     from dist_attr.serving.client import AsyncClient, Client
     from dist_attr.simulation import simulate
@@ -23,6 +24,9 @@ __all__ = [
     "Client",
     "DistAttrError",
     "InfluenceStore",
+    "Passages",
+    "ProbeConfig",
+    "Prober",
     "Query",
     "RunConfig",
     "calibrate",
@@ -37,6 +41,9 @@ _PLACES = {
     "Client": "serving.client",
     "DistAttrError": "errors",
     "InfluenceStore": "store",
+    "Passages": "probing",
+    "ProbeConfig": "config",
+    "Prober": "probing",
     "Query": "readout",
     "RunConfig": "config",
     "calibrate": "readout",
