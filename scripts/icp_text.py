@@ -100,6 +100,7 @@ def few(settings: dict[str, ProbeConfig], quick: bool) -> dict[str, ProbeConfig]
 def documentation(number: int) -> list[da.Query]:
     """Sentences of docstrings, each with the words before it as its prompt, as the demo takes them from speeches."""
     found = [query for module in MODULES for text in docstrings(module) for query in sentences(text)]
+    found = list({query.completion: query for query in found}.values())  # some are said of many functions
     return [found[i] for i in np.linspace(0, len(found) - 1, number).round().astype(int)]
 
 
