@@ -198,7 +198,7 @@ def draw(found: dict[str, Comparison], file: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(found)), list(found))
     axes[0].invert_yaxis()
-    axes[1].legend(loc="lower left")
+    axes[0].legend(loc="lower left")
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
