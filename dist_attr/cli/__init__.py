@@ -12,6 +12,7 @@ import typer
 from dist_attr.cli.calibrate import calibrate
 from dist_attr.cli.copy import copy
 from dist_attr.cli.demo import demo
+from dist_attr.cli.evaluate import evaluate
 from dist_attr.cli.inspect import inspect
 from dist_attr.cli.merge import merge
 from dist_attr.cli.plan import plan
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, plan, simulate, inspect, query, calibrate, serve, verify, copy, merge, rm):
+for command in (demo, plan, simulate, inspect, query, calibrate, evaluate, serve, verify, copy, merge, rm):
     app.command()(command)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dist_attr.readout import Query
     from dist_attr.store import InfluenceStore
 
 
@@ -15,7 +14,7 @@ def calibrate(
     store: Annotated[str, typer.Argument(help="the store, a path or any fsspec URL", metavar="STORE")],
     queries: Annotated[
         str | None,
-        typer.Option(help="JSONL with prompt and completion, like what will be asked", metavar="FILE.jsonl"),
+        typer.Option(help="JSONL or Parquet with prompt and completion, like what will be asked", metavar="FILE"),
     ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="the run's documents, to draw queries from", metavar="PATH", show_default=False)
@@ -45,7 +44,7 @@ def calibrate(
     from dist_attr.cli.interruption import interruptible
     from dist_attr.display import steps_progress
     from dist_attr.readout import calibrate as find_basis
-    from dist_attr.readout import sample_queries
+    from dist_attr.readout import read_queries, sample_queries
     from dist_attr.store import open_store
 
     if rank is not None and energy is not None:
@@ -53,7 +52,7 @@ def calibrate(
     if queries is not None and corpus is not None:
         raise typer.BadParameter("give either --queries or a --corpus")
     opened = open_store(store)
-    given = None if queries is None else _given(queries)
+    given = None if queries is None else read_queries(queries)
     texts = [] if given is not None else _texts(opened, corpus)
     with (
         interruptible("started again, it calibrates from the beginning"),
@@ -78,25 +77,6 @@ def calibrate(
             f"{basis.rank} directions for {sources} sources keep {basis.energy:.2%} of the scores of {used} queries; "
             f"a source's standard error is {error:.1%} of the root mean square of a query's scores (median)"
         )
-
-
-def _given(path: str) -> list[Query]:
-    from pydantic import ValidationError
-
-    from dist_attr.corpus import read_rows
-    from dist_attr.errors import QueryError
-    from dist_attr.readout import Query
-
-    found = []
-    for place, row in read_rows(path):
-        try:
-            found.append(Query.model_validate(row))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise QueryError(
-                f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}; a query has a prompt and a completion"
-            ) from error
-    return found
 
 
 def _texts(store: InfluenceStore, path: str | None) -> list[str]:

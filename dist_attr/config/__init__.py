@@ -12,6 +12,7 @@ from typing import Literal
 
 from dist_attr.config.base import Settings, absolute_url
 from dist_attr.config.corpus import CorpusConfig, ExampleName, TokenizerConfig, TrainTokenizer
+from dist_attr.config.evaluation import EvaluationConfig, ProtocolName, TruthName
 from dist_attr.config.model import LoraConfig, ModelConfig
 from dist_attr.config.run import RunConfig
 from dist_attr.config.service import Held, ServiceConfig
@@ -26,6 +27,7 @@ __all__ = [
     "CodecName",
     "CorpusConfig",
     "DescentConfig",
+    "EvaluationConfig",
     "ExampleName",
     "Held",
     "LoraConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerName",
     "PrecisionName",
+    "ProtocolName",
     "ReadoutName",
     "RunConfig",
     "ScheduleName",
@@ -43,5 +46,6 @@ __all__ = [
     "TokenizerConfig",
     "TrainTokenizer",
     "TrainingConfig",
+    "TruthName",
     "absolute_url",
 ]

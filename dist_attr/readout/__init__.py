@@ -12,6 +12,7 @@ from dist_attr.readout.attributor import Attributor, basis_of, ranked_basis
 from dist_attr.readout.calibration import calibrate, sample_queries
 from dist_attr.readout.checks import check_readout, compute_in
 from dist_attr.readout.engine import BATCH_TOKENS, ReadoutEngine
+from dist_attr.readout.files import read_queries
 from dist_attr.readout.generation import Sampling, generate
 from dist_attr.readout.query import EncodedQuery, Query, encode_queries, encode_query
 from dist_attr.readout.rows import Rows
@@ -34,5 +35,6 @@ __all__ = [
     "encode_query",
     "generate",
     "ranked_basis",
+    "read_queries",
     "sample_queries",
 ]
