@@ -19,8 +19,7 @@ def show_evaluation(result: Result, folder: str, console: Console | None = None)
     console = console or Console()
     header, *rows = figures(result)
     table = Table(*header, box=None, padding=(0, 1, 0, 0))
-    for column in table.columns:
-        column.no_wrap = True
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
@@ -59,12 +58,12 @@ def in_words(result: Result) -> list[str]:
         ]
     size, number = result.size, len(result.dropped)
     sources = "one source" if size == 1 else f"{size} of {len(result.sources)} sources"
-    runs = f", {result.models // number} times each" if result.asked.truth == "any such run" else ""
+    runs = f", the same {number} choices in each of {result.asked.runs} runs" if result.ceiling is not None else ""
     said = [
-        f"The model was trained again {number} times{runs}, without {sources} each time. The rank correlation, in this "
-        "use called the linear datamodeling score (LDS), compares the change of log p(completion | prompt) that the "
-        f"scores predicted with the one that came, mean over {len(result.queries)} queries: 1 is the right order every "
-        "time, 0 is chance. The slope is how large a change came for each that was predicted; 1 is right.",
+        f"The model was trained again {result.models} times, without {sources} each time{runs}. The rank correlation, "
+        "in this use called the linear datamodeling score (LDS), compares the change of log p(completion | prompt) that "
+        f"the scores predicted with the one that came, mean over {len(result.queries)} queries: 1 is the right order "
+        "every time, 0 is chance. The slope is how large a change came for each that was predicted; 1 is right.",
     ]
     if result.ceiling is None:
         said.append(

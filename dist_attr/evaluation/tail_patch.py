@@ -129,8 +129,13 @@ def ranked(change: Floats, scores: Mapping[ReadoutName, Floats], top: int, seed:
             np.take_along_axis(change.T, order[:, some], axis=1).mean(axis=1)
             for some in (slice(-top, None), slice(top))
         )
-        ends = (mean_of_queries(per_query, seed) for per_query in (first, last, first - last))
-        found[readout] = Ranked(values, *ends, lds(values.T, change, seed=seed))
+        found[readout] = Ranked(
+            values,
+            mean_of_queries(first, seed),
+            mean_of_queries(last, seed),
+            mean_of_queries(first - last, seed),
+            lds(values.T, change, seed=seed),
+        )
     return found
 
 
