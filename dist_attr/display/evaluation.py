@@ -61,9 +61,9 @@ def in_words(result: Result) -> list[str]:
     runs = f", the same {number} choices in each of {result.asked.runs} runs" if result.ceiling is not None else ""
     said = [
         f"The model was trained again {result.models} times, without {sources} each time{runs}. The rank correlation, "
-        "in this use called the linear datamodeling score (LDS), compares the change of log p(completion | prompt) that "
-        f"the scores predicted with the one that came, mean over {len(result.queries)} queries: 1 is the right order "
-        "every time, 0 is chance. The slope is how large a change came for each that was predicted; 1 is right.",
+        "in this use called the linear datamodeling score (LDS), compares the change of log p(completion | prompt) "
+        f"that the scores predicted with the one that came, mean over {len(result.queries)} queries: 1 is the right "
+        "order every time, 0 is chance. The slope is how large a change came for each that was predicted; 1 is right.",
     ]
     if result.ceiling is None:
         said.append(
@@ -122,9 +122,9 @@ def _nats(value: Estimate) -> str:
 def _by_query(result: Result) -> Rows:
     """A header, and a row for each query with its rank correlations."""
     columns = [found.correlation.per_query for found in result.readouts.values()]
-    rows: Rows = [("prompt", "completion", *result.readouts)]
+    rows: Rows = [("query", "prompt", "completion", *result.readouts)]
     for number, query in enumerate(result.queries):
-        rows.append((query.prompt, query.completion, *(f"{values[number]:.3f}" for values in columns)))
+        rows.append((str(number), query.prompt, query.completion, *(f"{values[number]:.3f}" for values in columns)))
     return rows
 
 
