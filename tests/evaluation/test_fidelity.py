@@ -52,7 +52,7 @@ def test_the_lds_of_scores_is_dattris() -> None:
     scores, true = draw.normal(size=(7, 12)), draw.normal(size=(30, 7))
     dropped = drop_subsets(12, 30, 6, seed=0)
     # dattri sums the scores of what is kept, which ranks subsets as minus those of what is dropped.
-    kept = torch.tensor([np.flatnonzero(~row) for row in dropped])
+    kept = torch.from_numpy(np.array([np.flatnonzero(~row) for row in dropped]))
     expected, _ = dattri_lds(torch.tensor(scores.T), (torch.tensor(true), kept))
     np.testing.assert_allclose(lds(predicted_change(scores, dropped), true, resamples=2).per_query, expected)
 

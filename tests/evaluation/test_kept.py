@@ -69,7 +69,7 @@ def test_a_digest_tells_shapes_types_and_the_parts_apart() -> None:
     [
         ({"training": {"learning_rate": 0.02}}, True),
         ({"training": {"steps": 8}}, True),
-        ({"training": {"no_decay": ["bias"]}}, True),
+        ({"training": {"no_decay": ("bias",)}}, True),
         ({"training": {"zero_stage": 1}}, False),
         ({"training": {"source_weights": {"0": 2.0}}}, False),
         ({"queries": [EncodedQuery((3, 1, 4), 2)]}, True),
