@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from typer.testing import CliRunner, Result
@@ -112,7 +112,7 @@ def test_the_command_writes_what_it_measured_and_queries_say_it(run: da.RunConfi
     folder = Path(facts["folder"])
     assert folder == Path(run.output) / "evaluation" / "leave-source-out-this-run"
     assert json.loads((folder / "evaluation.json").read_text()) == {k: v for k, v in facts.items() if k != "folder"}
-    subsets, queries = (pd.read_parquet(folder / f"{name}.parquet") for name in ("subsets", "queries"))
+    subsets, queries = (pq.read_table(folder / f"{name}.parquet").to_pandas() for name in ("subsets", "queries"))
     assert len(subsets) == 5 * 3 and len(queries) == 3
     for number, rows in subsets.groupby("query"):
         expected = rows["true"].corr(rows["predicted_linear"], method="spearman")
@@ -156,7 +156,7 @@ def test_one_more_step_on_each_source(run: da.RunConfig) -> None:
     assert result.exit_code == 0, result.output
     assert "top less bottom" in " ".join(result.stdout.split())
     folder = Path(run.output) / "evaluation" / "tail-patch"
-    sources, queries = (pd.read_parquet(folder / f"{name}.parquet") for name in ("sources", "queries"))
+    sources, queries = (pq.read_table(folder / f"{name}.parquet").to_pandas() for name in ("sources", "queries"))
     opened = open_run(run, "tail-patch")
     asked_queries = [da.Query(prompt=row["prompt"], completion=row["completion"]) for _, row in queries.iterrows()]
     engine = opened.attributor.engine
