@@ -89,7 +89,7 @@ class Scale:
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough)
         values = [n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-        return [(self.at(value), f"{value:.4g}") for value in values]
+        return [(self.at(value), f"{value:.10g}") for value in values]
 
 
 def plot(

@@ -34,7 +34,7 @@ from tests.end_to_end.conftest import SOURCES, Settings
 QUERIES = [
     da.Query(prompt="ant ran and", completion=" the bee"),
     da.Query(prompt="cat", completion=" and dog"),
-    da.Query(prompt="", completion="emu é 7"),
+    da.Query(prompt="", completion="emu é <b>"),
 ]
 ALONE = EvaluationConfig(protocol="leave-source-out")
 
@@ -120,7 +120,7 @@ def test_the_command_writes_what_it_measured_and_queries_say_it(run: da.RunConfi
     assert {name for names in subsets["dropped"] for name in names} == set(SOURCES)
     page = (folder / "evaluation.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 4 and page.count("<circle") == 2 * 15 + 2 * 3 and "http" not in page
-    assert "without cat" in page and "prefers-color-scheme: dark" in page and "emu é 7" in page
+    assert "without cat" in page and "prefers-color-scheme: dark" in page and "emu é &lt;b&gt;" in page
 
 
 @pytest.mark.usefixtures("cluster")
