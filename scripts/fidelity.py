@@ -34,7 +34,7 @@ from rich.table import Table
 import dist_attr as da
 from dist_attr.cluster import ENVIRONMENT
 
-# Inherited by the processes that retrain.
+# This process trains too, and reads out.
 os.environ.update({**ENVIRONMENT, "OMP_NUM_THREADS": "1"})
 
 MODEL = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "activation_function": "gelu_pytorch_tanh"}
@@ -168,9 +168,7 @@ def relative_distance(first: Any, second: Any) -> float:
 
 def measure_fidelity(protocol: Protocol, folder: Path, workers: int) -> dict[str, Any]:
     """Simulate, read out, retrain, compare."""
-    import ray
-
-    from dist_attr.evaluation import drop_subsets, gradient_dot, lds, predicted_change, retrained_outputs
+    from dist_attr.evaluation import Workers, drop_subsets, gradient_dot, lds, predicted_change, retrained_outputs
     from dist_attr.models import load_model
 
     queries = split_speeches(protocol, documents := folder / "documents.jsonl")
@@ -180,7 +178,6 @@ def measure_fidelity(protocol: Protocol, folder: Path, workers: int) -> dict[str
         scores = simulated_scores(config, queries, ("linear", "counterfactual"), bars)
         tangent = run_config(protocol, documents, tokenizer, folder / "tangent", "tangent", workers)
         scores |= simulated_scores(tangent, queries, ("linear",), bars)
-        ray.shutdown()
         retraining = retraining_of(config, queries)
         model = load_model(f"{config.output}/model")
         scores["gradient dot product"] = gradient_dot(model, retraining.corpus, config.training, retraining.queries)
@@ -189,8 +186,8 @@ def measure_fidelity(protocol: Protocol, folder: Path, workers: int) -> dict[str
             [drop_subsets(protocol.sources, protocol.subsets, number, protocol.seed) for number in protocol.drops]
         )
         bar = bars.add_task("retraining without sources", total=len(dropped))
-        true = retrained_outputs(
-            retraining, 1.0 - dropped, workers=workers, on_done=lambda: bars.update(bar, advance=1)
+        (true,) = retrained_outputs(
+            retraining, 1.0 - dropped, workers=Workers(workers), on_done=lambda *_: bars.update(bar, advance=1)
         )
     size = dropped.sum(axis=1)
     return {

@@ -45,7 +45,7 @@ class Protocol:
     chosen: int = 24  # candidates that the model is fine-tuned on
     epochs: int = 4  # of that
     seeds: int = 4
-    learning_rate: float = 5e-4
+    learning_rate: float = 5e-5  # at 5e-4 each fine-tuning does harm
     base_steps: int = 600  # of the small GPT's training
 
     @property

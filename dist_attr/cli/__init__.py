@@ -13,6 +13,7 @@ from dist_attr.cli.calibrate import calibrate
 from dist_attr.cli.compare import compare
 from dist_attr.cli.copy import copy
 from dist_attr.cli.demo import demo
+from dist_attr.cli.evaluate import evaluate
 from dist_attr.cli.inspect import inspect
 from dist_attr.cli.merge import merge
 from dist_attr.cli.plan import plan
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, plan, simulate, inspect, query, calibrate, compare, serve, verify, copy, merge, rm):
+for command in (demo, plan, simulate, inspect, query, calibrate, evaluate, compare, serve, verify, copy, merge, rm):
     app.command()(command)
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from dist_attr.config.base import Settings, absolute_url
 from dist_attr.config.corpus import CorpusConfig, ExampleName, TokenizerConfig, TrainTokenizer
+from dist_attr.config.evaluation import EvaluationConfig, ProtocolName, TruthName
 from dist_attr.config.model import LoraConfig, ModelConfig
 from dist_attr.config.probing import TEMPLATE, ChoiceName, ProbeConfig
 from dist_attr.config.run import RunConfig
@@ -29,6 +30,7 @@ __all__ = [
     "CodecName",
     "CorpusConfig",
     "DescentConfig",
+    "EvaluationConfig",
     "ExampleName",
     "Held",
     "LoraConfig",
@@ -37,6 +39,7 @@ __all__ = [
     "OptimizerName",
     "PrecisionName",
     "ProbeConfig",
+    "ProtocolName",
     "ReadoutName",
     "RunConfig",
     "ScheduleName",
@@ -47,5 +50,6 @@ __all__ = [
     "TokenizerConfig",
     "TrainTokenizer",
     "TrainingConfig",
+    "TruthName",
     "absolute_url",
 ]

@@ -1,4 +1,7 @@
-"""What people look at: progress, tables and heat maps in the terminal, and a page with the same."""
+"""What people look at: progress, tables and heat maps in the terminal, and a page with the same.
+
+An evaluation has its own module, `evaluation`, which loads Ray: only one command shows one.
+"""
 
 from dist_attr.display.comparison import show_comparison, write_comparison
 from dist_attr.display.page import write_page

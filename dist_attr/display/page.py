@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -18,11 +18,17 @@ def write_page(
     path: Path, request: AttributionRequest, answer: AttributionResponse, facts: Mapping[str, str] | None = None
 ) -> None:
     """Write the answer with ranked sources and coloured tokens; `facts` are named lines below it."""
-    environment = Environment(loader=PackageLoader("dist_attr.display"), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("answer.html.j2").render(
+    page = render(
+        "answer.html.j2",
         answer=answer,
         queries=list(zip(request.queries, answer.results, strict=True)),
         facts=facts or {},
         fidelity=fidelity_in_words(answer.fidelity.measured),
     )
     path.write_text(page, encoding="utf-8")
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this room with these values, every text of which is escaped."""
+    environment = Environment(loader=PackageLoader("dist_attr.display"), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(template).render(**values)

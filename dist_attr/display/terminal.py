@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dist_attr.serving.schemas import AttributionRequest, AttributionResponse
     from dist_attr.simulation import SimulationReport, StrideReport
 
+STEPS_SECONDS = 3600.0  # that the ETA of steps is taken from: some are minutes long
+
 
 @contextmanager
 def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
@@ -63,13 +65,15 @@ def steps_progress(doing: str) -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("ETA"),
         TimeRemainingColumn(compact=True),
         console=Console(stderr=True),
+        speed_estimate_period=STEPS_SECONDS,
     )
     with bar:
         task = bar.add_task(doing, total=None)
 
         def report(what: str, done: int, of: int) -> None:
             if bar.tasks[0].description != what:
-                bar.reset(task, description=what, total=of)
+                # What is done already took no time, and says nothing of the rest.
+                bar.reset(task, description=what, total=of, completed=done)
             bar.update(task, completed=done)
 
         yield report

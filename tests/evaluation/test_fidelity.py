@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from dattri.metric import lds as dattri_lds
+from dattri.metric import loo_corr as dattri_loo
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 
-from dist_attr.evaluation import drop_subsets, lds, noise_ceiling, predicted_change
+from dist_attr.evaluation import (
+    calibration_slope,
+    drop_subsets,
+    lds,
+    lds_by_number,
+    noise_ceiling,
+    pearson,
+    predicted_change,
+)
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +45,54 @@ def test_per_query_values_are_scipys_ties_included() -> None:
     score = lds(predicted, true, resamples=10)
     np.testing.assert_allclose(score.per_query, expected)
     assert score.value == pytest.approx(np.mean(expected))
+
+
+def test_the_lds_of_scores_is_dattris() -> None:
+    draw = np.random.default_rng(2)
+    scores, true = draw.normal(size=(7, 12)), draw.normal(size=(30, 7))
+    dropped = drop_subsets(12, 30, 6, seed=0)
+    # dattri sums the scores of what is kept, which ranks subsets as minus those of what is dropped.
+    kept = torch.from_numpy(np.array([np.flatnonzero(~row) for row in dropped]))
+    expected, _ = dattri_lds(torch.tensor(scores.T), (torch.tensor(true), kept))
+    np.testing.assert_allclose(lds(predicted_change(scores, dropped), true, resamples=2).per_query, expected)
+
+
+def test_the_correlation_of_one_source_at_a_time_is_dattris() -> None:
+    predicted, true = noisy()
+    expected, _ = dattri_loo(torch.tensor(predicted), (torch.tensor(true), torch.arange(len(true))))
+    found = pearson(predicted, true, resamples=2)
+    np.testing.assert_allclose(found.per_query, expected)
+    np.testing.assert_allclose(found.per_query, [pearsonr(predicted[:, q], true[:, q])[0] for q in range(20)])
+
+
+@pytest.mark.parametrize("noise", [0.3, 3.0])
+def test_the_slope_is_that_of_a_line_through_the_origin(noise: float) -> None:
+    predicted, _ = noisy()
+    true = 0.5 * predicted + noise * np.random.default_rng(3).normal(size=predicted.shape)
+    found = calibration_slope(predicted, true, resamples=300)
+    line, *_ = np.linalg.lstsq(predicted.reshape(-1, 1), true.ravel())
+    assert found.value == pytest.approx(line[0])
+    assert found.low < 0.5 < found.high
+    for query in range(3):
+        line, *_ = np.linalg.lstsq(predicted[:, [query]], true[:, query])
+        assert found.per_query[query] == pytest.approx(line[0])
+
+
+def test_what_predicts_nothing_has_no_correlation_and_no_slope() -> None:
+    _, true = noisy()
+    nothing = np.zeros_like(true)
+    assert calibration_slope(nothing, true, resamples=9).value == 0
+    assert pearson(nothing + 0.1, true, resamples=9).high == 0  # 0.1 less its mean is rounding, not 0
+
+
+def test_the_lds_by_number_ends_with_all_subsets_and_settles_on_the_way() -> None:
+    predicted, true = noisy(noise=2.0)
+    found = lds_by_number(predicted, true, most=6)
+    assert [number for number, *_ in found] == sorted({number for number, *_ in found}) and found[0][0] == 3
+    assert found[-1] == (30, *[pytest.approx(lds(predicted, true, resamples=2).value)] * 3)
+    widths = [high - low for _, _, low, high in found]
+    assert widths[0] > 2 * widths[-2] > 0
+    assert all(low < mean < high for _, mean, low, high in found[:-1])
 
 
 def test_perfect_and_reversed_predictions() -> None:

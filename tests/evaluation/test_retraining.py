@@ -10,13 +10,12 @@ import torch
 
 from dist_attr.config import TrainingConfig
 from dist_attr.corpus import PackedCorpus, batch_schedule
-from dist_attr.evaluation import Retraining, completion_logprobs, make_optimizer, retrain, retrained_outputs
+from dist_attr.evaluation import completion_logprobs, make_optimizer, retrain
 from dist_attr.influence import SGD, Adam, Batch, LearningRate, Optimizer, ParameterSpace, Sequences, TrainingStep
 from dist_attr.models import causal_forward
 from dist_attr.readout import EncodedQuery
 from dist_attr.simulation.recipe import weight_decay
-from tests.evaluation.conftest import GPT2
-from tests.runs import LENGTH, SOURCES, VOCABULARY, small_model
+from tests.runs import LENGTH, small_model
 
 WEIGHTS = [1.0, 0.0, 0.5, 2.0]
 ADAM: dict[str, Any] = {"betas": (0.8, 0.95), "eps": 1e-6}
@@ -100,14 +99,3 @@ def test_completion_logprobs_are_those_of_the_readout(queries: list[EncodedQuery
         for query in queries
     ]
     np.testing.assert_allclose(completion_logprobs(model, queries), torch.stack(expected).numpy(), rtol=1e-10)
-
-
-def test_processes_change_nothing(corpus: PackedCorpus, queries: list[EncodedQuery]) -> None:
-    retraining = Retraining(GPT2, TrainingConfig(**COMMON), corpus, VOCABULARY, 0, queries)
-    weights = np.ones((3, SOURCES))
-    weights[1, 2] = weights[2, :2] = 0.0
-    done: list[None] = []
-    outputs = retrained_outputs(retraining, weights, workers=2, on_done=lambda: done.append(None))
-    assert len(done) == 3
-    np.testing.assert_allclose(outputs, [retraining.outputs(row) for row in weights.tolist()], rtol=1e-6)
-    assert len(np.unique(outputs[:, 0])) == 3
