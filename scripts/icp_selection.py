@@ -193,7 +193,8 @@ def gains(bench: Bench, advance: Callable[[], Any]) -> list[dict[str, Any]]:
     for (method, end), gain in found.items():
         own = [domains[bench.chosen(Choice(method, end, seed))] == bench.target for seed in range(bench.protocol.seeds)]
         row = {"method": method, "end": end, "of the domain": float(np.mean(own))}
-        rows.append(row | {"gain": _mean(gain), "more than random": _mean(gain - found[RANDOM, "any"])})
+        row |= {"gain": _mean(gain), "more than random": _mean(gain - found[RANDOM, "any"])}
+        rows.append(row | ({"more than worst": _mean(gain - found[method, "worst"])} if end == "best" else {}))
     return rows
 
 
@@ -207,9 +208,10 @@ def _mean(values: Floats) -> list[float]:
 
 def show(bench: Bench, rows: list[dict[str, Any]]) -> None:
     title = f"{bench.protocol.chosen} of {len(bench.candidates)} candidates, for {bench.target}; nats a token [95 %]"
-    table = Table("chosen by", "", "of the domain", "gain", "more than random", title=title)
+    figures = ("gain", "more than random", "more than worst")
+    table = Table("chosen by", "", "of the domain", *figures, title=title)
     for row in rows:
-        cells = [_cell(row[name]) for name in ("gain", "more than random")]
+        cells = [_cell(row[name]) if name in row else "" for name in figures]
         table.add_row(row["method"], row["end"], f"{row['of the domain']:.2f}", *cells)
     console.print(table)
 

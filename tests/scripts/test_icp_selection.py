@@ -93,6 +93,7 @@ def test_the_script_runs_computes_nothing_twice_and_keeps_experiments_apart(tmp_
     assert [(row["method"], row["end"]) for row in rows] == ways() and len(rows) == 2 * len(METHODS) + 1
     assert all(row["gain"][1] <= row["gain"][0] <= row["gain"][2] for row in rows)
     assert rows[-1]["more than random"][0] == 0 and (tmp_path / "figure.svg").stat().st_size > 0
+    assert all(("more than worst" in row) == (row["end"] == "best") for row in rows)
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()}
     again = run("--json", str(figures))
     assert again.returncode == 0 and json.loads(figures.read_text())["rows"] == rows
