@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dist_attr.display.fidelity import fidelity_in_words
+from dist_attr.display.page import render
 from dist_attr.display.plots import Axis, histogram, scatter
 
 if TYPE_CHECKING:
@@ -22,14 +22,6 @@ SHOWN = 200  # queries that the page lists; the tables beside it have all
 
 def write_comparison(path: Path, found: Comparison) -> None:
     """Write the page."""
-    environment = Environment(
-        loader=PackageLoader("dist_attr.display"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(estimate=estimate, number=number, percent=percent)
     influence = Axis.of([source.influence for source in found.sources])
     scatters = []
     for title, values in (
@@ -40,7 +32,9 @@ def write_comparison(path: Path, found: Comparison) -> None:
         up = Axis.of(values)
         scatters.append((title, influence, up, scatter(named, influence, up, *PLOT)))
     known = [query.spearman for query in found.agreement.per_query if query.spearman is not None]
-    page = environment.get_template("comparison.html.j2").render(
+    page = render(
+        "comparison.html.j2",
+        {"estimate": estimate, "number": number, "percent": percent},
         found=found,
         overall=found.agreement.overall,
         cohorts=[found.agreement.overall, *found.agreement.groups],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,14 @@ def write_page(
     path.write_text(page, encoding="utf-8")
 
 
-def render(template: str, **values: Any) -> str:
-    """A template of this room with these values, every text of which is escaped."""
-    environment = Environment(loader=PackageLoader("dist_attr.display"), autoescape=True, undefined=StrictUndefined)
+def render(template: str, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: Any) -> str:
+    """A template of this room with these filters and values, every text of which is escaped."""
+    environment = Environment(
+        loader=PackageLoader("dist_attr.display"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters or {})
     return environment.get_template(template).render(**values)
