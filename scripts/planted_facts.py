@@ -46,7 +46,7 @@ class Recipe:
 
     amount: Amount = field(default_factory=Amount)
     steps: int = 400
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
 
 
 QUICK = Recipe(Amount(sources=4, words=100, times=1, decoys=2), steps=2)
@@ -72,17 +72,19 @@ def asked_for(facts: Sequence[Fact]) -> list[Asked]:
 
 
 def run_config(recipe: Recipe, out: Path) -> da.RunConfig:
-    """The demo's model on other documents."""
+    """The demo's model on other documents, which make every name a token of its own."""
     from dist_attr.demo.run import demo_config
 
-    config = demo_config(out)
-    training = {"steps": recipe.steps, "learning_rate": recipe.learning_rate, "warmup_steps": recipe.steps // 20}
-    return config.model_copy(
-        update={
-            "training": config.training.model_copy(update=training),
-            "simulation": config.simulation.model_copy(update={"method": "trajectory"}),
-        }
-    )
+    settings = demo_config(out).model_dump(exclude_unset=True)
+    settings["tokenizer"] = {"train": {"vocabulary": 4096}}
+    settings["training"] |= {
+        "steps": recipe.steps,
+        "learning_rate": recipe.learning_rate,
+        "batch_size": 8,
+        "sequence_length": 64,  # short, so that the model seldom sees a fact twice at once
+        "warmup_steps": recipe.steps // 20,
+    }
+    return da.RunConfig.model_validate({**settings, "simulation": {"method": "trajectory"}})
 
 
 def simulated(recipe: Recipe, texts: Material, out: Path) -> da.InfluenceStore:

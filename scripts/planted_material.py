@@ -5,6 +5,8 @@ Design decisions:
   as there are sources, one in each, and few answers, each in several facts: only the name says whose the answer is.
 - Every kind has two sets of wordings without a content word in common. A fact is planted in the wordings of one set,
   and paraphrased in the first of the other, which the model knows from other names.
+- A source says each of its facts once in every round, and rounds follow each other through its text: a model that finds
+  the answer a few words before would not have to learn it.
 - Half of the facts have decoys: in a few other sources the name is told of in the words of the paraphrase, with the
   answer and another one beside it, either first as often. No decoy says the fact.
 """
@@ -151,8 +153,8 @@ class Amount:
     """How much of everything."""
 
     sources: int = 16
-    words: int = 800  # of speeches, of each source
-    times: int = 2  # each wording of a fact is said
+    words: int = 400  # of speeches, of each source
+    times: int = 6  # each of four wordings of a fact is said
     decoys: int = 4  # sources that have one, of each fact that has any
 
 
@@ -215,11 +217,13 @@ def material(amount: Amount, seed: int = 0) -> Material:
     draw = np.random.default_rng(seed)
     sources = PRESIDENTS[: amount.sources]
     facts = make_facts(sources, amount, draw)
-    planted: dict[str, list[str]] = {source: [] for source in sources}
-    for fact in facts:
-        planted[fact.source] += amount.times * fact.statements
+    rounds = amount.times * len(KINDS[0].sets[0].ways)
+    planted: dict[str, list[list[str]]] = {source: [[] for _ in range(rounds)] for source in sources}
+    for number, fact in enumerate(facts):
+        for turn in range(rounds):
+            planted[fact.source][turn].append(fact.statements[(turn + number) % len(fact.statements)])
         for turn, source in enumerate(fact.decoys):
-            planted[source].append(fact.decoy(turn))
+            planted[source][draw.integers(rounds)].append(fact.decoy(turn))
     spoken: dict[str, list[str]] = {source: [] for source in sources}
     for speech in split_speeches()[0]:
         if speech.source in spoken:
@@ -236,8 +240,9 @@ def make_facts(sources: Sequence[str], amount: Amount, draw: Generator) -> list[
     names = _names(len(KINDS) * len(sources), draw)
     facts = []
     for number, kind in enumerate(KINDS):
-        used = min(len(kind.answers), len(sources))  # so that what is compared with was planted as often
-        answers = draw.permutation(np.arange(len(sources)) % used)
+        # Every answer as often in either set of wordings, so that no wording leans to one by itself.
+        used = min(len(kind.answers), len(sources) // 2)
+        answers = np.stack([draw.permutation(np.arange(len(sources) // 2) % used) for _ in kind.sets], 1).ravel()
         for place, (index, answer) in enumerate(zip(draw.permutation(len(sources)), answers, strict=True)):
             other = (answer + draw.integers(1, used)) % used
             elsewhere = np.delete(np.arange(len(sources)), index)
@@ -266,10 +271,13 @@ def _names(number: int, draw: Generator) -> list[str]:
     return list(found)
 
 
-def _inserted(text: str, statements: Sequence[str], draw: Generator) -> str:
-    """Statements in random order at random ends of sentences."""
+def _inserted(text: str, rounds: Sequence[Sequence[str]], draw: Generator) -> str:
+    """Each round of statements within its own part of the text, in random order at random ends of sentences."""
     sentences = re.split(r"(?<=[.!?]) ", text)
-    after = draw.integers(0, len(sentences), len(statements))
-    for place, number in sorted(zip(after, draw.permutation(len(statements)), strict=True), reverse=True):
-        sentences.insert(place + 1, statements[number])
-    return " ".join(sentences)
+    found: list[str] = []
+    for number, statements in enumerate(rounds):
+        part = sentences[number * len(sentences) // len(rounds) : (number + 1) * len(sentences) // len(rounds)]
+        for index in draw.permutation(len(statements)):
+            part.insert(draw.integers(len(part) + 1), statements[index])
+        found += part
+    return " ".join(found)

@@ -48,7 +48,7 @@ class Scorer:
 
         attributor = da.Attributor(store)
         engine, run = attributor.engine, store.manifest.run
-        prober = Prober(engine.module, engine.tokenizer, ProbeConfig(window=40))
+        prober = Prober(engine.module, engine.tokenizer, ProbeConfig(window=40, template="{document}\n\n{prompt}"))
         corpus = pack(load_documents(run.corpus), engine.tokenizer, run.training.sequence_length)
         if [source.name for source in corpus.sources] != attributor.sources:
             raise AssertionError("the sources of the documents are those of the store, in their order")
