@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from dist_attr.config import TrainingConfig
 from dist_attr.corpus import PackedCorpus, batch_schedule
@@ -17,7 +17,12 @@ from dist_attr.readout import EncodedQuery
 
 
 def gradient_dot(
-    model: nn.Module, corpus: PackedCorpus, training: TrainingConfig, queries: Sequence[EncodedQuery]
+    model: nn.Module,
+    corpus: PackedCorpus,
+    training: TrainingConfig,
+    queries: Sequence[EncodedQuery],
+    *,
+    unit_sources: bool = False,
 ) -> NDArray[np.float64]:
     """Gradient dot product at the trained model: ∇ log p(completion | prompt) · (−∇ Σ_{j ∈ b} ℓ_j).
 
@@ -30,11 +35,14 @@ def gradient_dot(
         corpus: what it was trained on.
         training: the run's settings, which say how often each row was used.
         queries: to score.
+        unit_sources: the sources' gradients have length 1, and a query's scores rank them as the cosine does.
 
     Returns:
         (queries, sources); only ratios between scores mean anything.
     """
     own = torch.stack([_source_gradient(model, corpus, training, source) for source in range(len(corpus.sources))])
+    if unit_sources:
+        own = normalize(own)
     return np.stack([(own @ _flat_gradient(completion_logprob(model, query), model)).numpy() for query in queries])
 
 

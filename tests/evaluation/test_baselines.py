@@ -64,3 +64,14 @@ def test_a_source_is_the_proponent_of_its_own_text() -> None:
     assert scores[0, 0] > scores[0, 1]
     assert scores[1, 1] > scores[1, 0]
     assert scores[0, 0] > 0
+
+
+def test_unit_sources_rank_as_the_cosine_does(corpus: PackedCorpus, queries: list[EncodedQuery]) -> None:
+    model = small_model("gpt2", torch.float64)
+    dot, unit = (gradient_dot(model, corpus, TRAINING, queries, unit_sources=each) for each in (False, True))
+    lengths = []
+    for source in range(SOURCES):
+        gradient = torch.autograd.grad(source_losses(model, corpus)[source], list(model.parameters()))
+        lengths.append(float(torch.cat([part.flatten() for part in gradient]).norm()))
+    assert np.ptp(lengths) > 0
+    np.testing.assert_allclose(unit * lengths, dot, rtol=1e-9)
