@@ -85,9 +85,7 @@ def run_config(recipe: Recipe, out: Path) -> da.RunConfig:
         "sequence_length": 64,  # short, so that the model seldom sees a fact twice at once
         "warmup_steps": recipe.steps // 20,
     }
-    # Far less than what a source does, and room for the rounding of many steps at a high learning rate.
-    simulation = {"method": "trajectory", "drift_tolerance": 0.01}
-    return da.RunConfig.model_validate({**settings, "simulation": simulation})
+    return da.RunConfig.model_validate({**settings, "simulation": {"method": "trajectory"}})
 
 
 def simulated(recipe: Recipe, texts: Material, out: Path) -> da.InfluenceStore:
