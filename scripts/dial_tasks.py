@@ -208,8 +208,8 @@ def simulate(
     Args:
         retraining: the run.
         method: trajectory or tangent.
-        settings: levers, `window`, `epsilon` and `central`.
-        weights: the run's own source weights (S,); 1 by default. The plain training it is timed against has all at 1.
+        settings: levers, `window`, `epsilon`, `central`, and `weight`, by which the run's source weights are multiplied.
+        weights: the run's source weights (S,); 1 by default. The plain training it is timed against has all at 1.
         sources: to simulate; all by default.
     """
     import torch
@@ -219,8 +219,8 @@ def simulate(
 
     number, steps = len(retraining.corpus.sources), retraining.training.steps
     sources = range(number) if sources is None else sources
-    weights = torch.ones(number) if weights is None else weights
     start, settings = retraining.start(), dict(settings)
+    weights = settings.pop("weight", 1.0) * (torch.ones(number) if weights is None else weights)
     step = training_step(start, retraining.training)
     state, simulator = step.initial(step.space.read(start)), None
     first = steps - round(settings.pop("window", 1.0) * steps)
