@@ -16,27 +16,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dist_attr.evaluation.baselines.contract import Baseline, Piece, Predictions, Task, Trained
+from dist_attr.evaluation.baselines.ekfac import Ekfac
 from dist_attr.evaluation.baselines.gradient_dot import gradient_dot
+from dist_attr.evaluation.baselines.influence import InfluenceCG, InfluenceLiSSA
+from dist_attr.evaluation.baselines.lexical import BM25
 from dist_attr.evaluation.baselines.similarity import Similarity
 from dist_attr.evaluation.baselines.tasks import CausalLanguage, Classification, classifier, language_model
 from dist_attr.evaluation.baselines.tracin import TracIn
+from dist_attr.evaluation.baselines.trak import Trak
+
+DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 
 GRIDS: dict[str, Sequence[Baseline]] = {
-    "TracIn": (TracIn(), TracIn(cosine=True)),
-    "representation similarity": (Similarity("cosine"), Similarity("dot")),
+    "TRAK": [Trak(dimension) for dimension in (64, 128, 256, 512, 1024, 2048)],
+    "IF-CG": [InfluenceCG(damping) for damping in DAMPINGS],
+    "IF-LiSSA": [InfluenceLiSSA(damping) for damping in DAMPINGS],
+    "EK-FAC": [Ekfac(damping) for damping in (1e-5, 1e-4, *DAMPINGS)],
+    "TracIn": [TracIn(), TracIn(cosine=True)],
+    "representation similarity": [Similarity("cosine"), Similarity("dot")],
+    "BM25": [BM25("best"), BM25("sum")],
 }
 
 __all__ = [
+    "BM25",
     "GRIDS",
     "Baseline",
     "CausalLanguage",
     "Classification",
+    "Ekfac",
+    "InfluenceCG",
+    "InfluenceLiSSA",
     "Piece",
     "Predictions",
     "Similarity",
     "Task",
     "TracIn",
     "Trained",
+    "Trak",
     "classifier",
     "gradient_dot",
     "language_model",

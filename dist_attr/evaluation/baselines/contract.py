@@ -61,8 +61,15 @@ class Task(Protocol):
     def representation(self, model: nn.Module, piece: Piece) -> Tensor:
         """What the last layer reads of each piece, (pieces, width); the mean over the targets that count."""
 
-    def words(self, piece: Piece) -> list[list[int]] | None:
-        """The token ids of each piece's own text; none where pieces are no text."""
+    def weights(self, piece: Piece) -> Tensor:
+        """How often each target counts, (pieces, targets)."""
+
+    def texts(self, piece: Piece, *, context: bool) -> list[str]:
+        """What counts of each piece as text, with or without what stands before it.
+
+        Raises:
+            ConfigError: pieces are no text.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dist_attr.corpus import batch_schedule
+from dist_attr.corpus import Tokenizer, batch_schedule, decode
 from dist_attr.errors import ConfigError
 from dist_attr.evaluation.baselines.contract import Piece, Predictions, Trained
 from dist_attr.evaluation.ground_truth import Retraining
@@ -32,7 +32,7 @@ class Classification:
         inputs, labels = piece
         logits = torch.func.functional_call(model, dict(parameters), (inputs,))[:, None]
         # LiSSA of dattri hands labels over as floats.
-        return Predictions(logits, labels.long()[:, None], torch.ones_like(logits[..., 0]))
+        return Predictions(logits, labels.long()[:, None], self.weights(piece))
 
     def representation(self, model: nn.Module, piece: Piece) -> Tensor:
         """See `Task`; the last linear layer's input."""
@@ -41,13 +41,25 @@ class Classification:
             raise ConfigError(f"{type(model).__name__} has no linear layer, whose input would represent an example")
         return read_by(layers[-1], model, piece[0]).flatten(1)
 
-    def words(self, piece: Piece) -> None:
-        """See `Task`; there are none."""
+    def weights(self, piece: Piece) -> Tensor:
+        """See `Task`; 1."""
+        return torch.ones(len(piece[1]), 1, dtype=torch.get_default_dtype(), device=piece[1].device)
+
+    def texts(self, piece: Piece, *, context: bool) -> list[str]:
+        """See `Task`."""
+        del piece, context
+        raise ConfigError("a classifier's examples are no texts; search in words is for language models only")
 
 
 @dataclass(frozen=True)
 class CausalLanguage:
-    """A piece is a row of tokens and how often each target counts: (tokens (pieces, L + 1), counts (pieces, L))."""
+    """A piece is a row of tokens and how often each target counts: (tokens (pieces, L + 1), counts (pieces, L)).
+
+    Attributes:
+        tokenizer: for methods that read words.
+    """
+
+    tokenizer: Tokenizer | None = None
 
     def predictions(self, model: nn.Module, parameters: Mapping[str, Tensor], piece: Piece) -> Predictions:
         """See `Task`."""
@@ -60,10 +72,19 @@ class CausalLanguage:
         hidden = read_by(model.get_output_embeddings(), model, tokens[:, :-1])
         return (counts[..., None] * hidden).sum(1) / counts.sum(1, keepdim=True)
 
-    def words(self, piece: Piece) -> list[list[int]]:
+    def weights(self, piece: Piece) -> Tensor:
         """See `Task`."""
-        tokens, counts = piece
-        return [row[1:][count > 0].tolist() for row, count in zip(tokens, counts, strict=True)]
+        return piece[1]
+
+    def texts(self, piece: Piece, *, context: bool) -> list[str]:
+        """See `Task`."""
+        if self.tokenizer is None:
+            raise ConfigError("tokens cannot be read as words without the tokenizer; hand it to language_model")
+        found = []
+        for tokens, counts in zip(piece[0].tolist(), piece[1], strict=True):
+            own = (torch.nonzero(counts)[:, 0] + 1).tolist()
+            found.append(decode(self.tokenizer, tokens[: own[-1] + 1] if context else [tokens[at] for at in own]))
+        return found
 
 
 def read_by(layer: nn.Module, model: nn.Module, inputs: Tensor) -> Tensor:
@@ -111,7 +132,11 @@ def classifier(
 
 
 def language_model(
-    retraining: Retraining, checkpoints: Sequence[Mapping[str, Tensor]], *, rates: Sequence[float] | None = None
+    retraining: Retraining,
+    checkpoints: Sequence[Mapping[str, Tensor]],
+    *,
+    rates: Sequence[float] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Trained:
     """What baselines may look at of a run.
 
@@ -119,6 +144,7 @@ def language_model(
         retraining: the run, whose schedule says how often each row was used, and its queries.
         checkpoints: state dicts of `retraining.start()`, trained.
         rates: learning rates at the checkpoints; 1 by default.
+        tokenizer: of the run, for methods that read words.
     """
     model = retraining.start()
     examples, sources = pieces_of(retraining)
@@ -131,7 +157,7 @@ def language_model(
         sources=sources,
         source_count=len(retraining.corpus.sources),
         queries=tuple(tensor.to(device) for tensor in padded(retraining.queries)),
-        task=CausalLanguage(),
+        task=CausalLanguage(tokenizer),
     )
 
 

@@ -9,17 +9,18 @@ import torch
 from numpy.typing import NDArray
 
 from dist_attr.evaluation.baselines.contract import Trained
-from dist_attr.evaluation.baselines.library import function_of, gradient_batch, loader, logprob, negative_logprob
+from dist_attr.evaluation.baselines.library import function_of, gradient_batch, loader, logprob, loss, projection
 
 
 @dataclass(frozen=True)
 class TracIn:
     """Σ_k η_k ∇log p(query) · (−∇ℓ(piece)) over checkpoints k, summed over a source's pieces (Pruthi et al. 2020).
 
-    One checkpoint, the trained model, makes it the gradient dot product.
+    With one checkpoint, the trained model, it is the gradient dot product. A backward pass for each piece, query and
+    checkpoint.
 
     Attributes:
-        cosine: gradients have length 1, of every piece and query; with one checkpoint it is the gradient cosine.
+        cosine: gradients, of every piece and query, have length 1. With one checkpoint: the gradient cosine.
     """
 
     cosine: bool = False
@@ -31,7 +32,7 @@ class TracIn:
 
         model, batch = trained.at(0), gradient_batch(trained)
         task = AttributionTask(
-            loss_func=function_of(trained, model, negative_logprob, single=True),
+            loss_func=function_of(trained, model, loss, single=True),
             target_func=function_of(trained, model, logprob, single=True),
             model=model,
             checkpoints=[dict(checkpoint) for checkpoint in trained.checkpoints],
@@ -40,7 +41,7 @@ class TracIn:
             task,
             weight_list=torch.tensor(trained.rates),
             normalized_grad=self.cosine,
-            projector_kwargs={"proj_type": "identity", "proj_dim": 1, "device": str(trained.device)},
+            projector_kwargs=projection(trained, trained.parameter_count, "identity"),
             device=str(trained.device),
         )
         scores = attributor.attribute(loader(trained.examples, batch), loader(trained.queries, batch))
