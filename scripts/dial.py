@@ -159,8 +159,8 @@ class Outcome:
                     yield Point(curve, f"{setting}, {readout}", float(loaded["cost"]), found)
         sources = self._bench.dropped.shape[1]
         for setting in AVERAGED if "any such run" in self.truths else ():
-            found = [self._bench.found(Simulation(seed, setting)) for seed in RUNS]
-            runs = [loaded for loaded in found if loaded is not None]
+            of_seeds = [self._bench.found(Simulation(seed, setting)) for seed in RUNS]
+            runs = [loaded for loaded in of_seeds if loaded is not None]
             readout = "counterfactual" if all("counterfactual" in loaded.dtype.names for loaded in runs) else "linear"
             for number in range(1, len(runs) + 1):
                 scores = np.mean([loaded[readout] for loaded in runs[:number]], axis=0)

@@ -208,7 +208,7 @@ def simulate(
     Args:
         retraining: the run.
         method: trajectory or tangent.
-        settings: levers, `window`, `epsilon`, `central`, and `weight`, by which the run's source weights are multiplied.
+        settings: levers, `window`, `epsilon`, `central`, and `weight`, a factor of the run's source weights.
         weights: the run's source weights (S,); 1 by default. The plain training it is timed against has all at 1.
         sources: to simulate; all by default.
     """

@@ -55,9 +55,7 @@ def all_tasks(bench: Bench, quick: bool) -> list[Task]:
 def finished(bench: Bench, seeds: tuple[int, ...]) -> dict[int, NDArray[np.float64]]:
     """Outputs (seeds, queries) by subset, of the subsets that are there for all seeds."""
     found = {subset: [bench.found(Truth(seed, subset)) for seed in seeds] for subset in range(len(bench.dropped))}
-    return {
-        subset: np.array(outputs) for subset, outputs in found.items() if all(one is not None for one in outputs)
-    }
+    return {subset: np.array(outputs) for subset, outputs in found.items() if all(one is not None for one in outputs)}
 
 
 def report_of(bench: Bench, quick: bool, figure: Path | None) -> Report:
@@ -86,7 +84,9 @@ def report_of(bench: Bench, quick: bool, figure: Path | None) -> Report:
 
 def main(
     work_folder: Annotated[Path, typer.Option("--work", help="folder of everything that is computed")],
-    bench_name: Annotated[Literal["small-gpt", "smollm2"], typer.Option("--bench", help="what is trained")] = "small-gpt",
+    bench_name: Annotated[
+        Literal["small-gpt", "smollm2"], typer.Option("--bench", help="what is trained")
+    ] = "small-gpt",
     quick: Annotated[bool, typer.Option("--quick", help="a try of some minutes; measures nothing")] = False,
     only_show: Annotated[bool, typer.Option("--show", help="compute nothing more")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Ray tasks at once, one thread each")] = 2,

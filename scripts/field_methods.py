@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from dist_attr.evaluation import predicted_change
-from dist_attr.evaluation.baselines import GRIDS, BM25, Baseline, Ekfac, InfluenceCG, Similarity, TracIn, Trak
+from dist_attr.evaluation.baselines import BM25, GRIDS, Baseline, Ekfac, InfluenceCG, Similarity, TracIn, Trak
 from scripts.dial import RUNS
 from scripts.dial_tasks import Bench, Simulation, Task
 from scripts.field_others import Library, QueryCost
 from scripts.field_ours import Descent, Grouped, Halves
-from scripts.field_table import Floats, Setting
+from scripts.field_table import Setting
 
 RUN = RUNS[0]
 LINEAR, COUNTERFACTUAL = "linear", "counterfactual"
@@ -37,14 +37,14 @@ def libraries(quick: bool) -> list[Library]:
         settings: Sequence[Baseline] = GRIDS[method]
         return tuple(settings[:1] if quick else settings)
 
-    others = RUNS[1:4]
+    others, dampings = RUNS[1:4], (0.1,) if quick else (0.01, 0.1, 1.0)
     return [
         Library("gradient dot product", (TracIn(),), (RUN,)),
         Library("gradient cosine", (TracIn(cosine=True),), (RUN,)),
         *(Library("TracIn", (TracIn(),), (RUN,), points) for points in ((2,) if quick else (2, 4, 8))),
         Library("TRAK-1", grid("TRAK"), (RUN,)),
         Library("TRAK-4", grid("TRAK"), (RUN, *others)),
-        Library("IF-CG", tuple(InfluenceCG(one.damping, fitted=FITTED) for one in grid("IF-CG")), (RUN,)),
+        Library("IF-CG", tuple(InfluenceCG(damping, fitted=FITTED) for damping in dampings), (RUN,)),
         Library("EK-FAC", grid("EK-FAC"), (RUN,)),
         Library("representation similarity", grid("representation similarity"), (RUN,)),
         Library("BM25", grid("BM25"), (RUN,)),
@@ -96,7 +96,7 @@ def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]
             return 0.0
         if "cost" in result.dtype.names:
             return float(result["cost"]) * sources
-        return float(result["seconds"] / result["plain_seconds"])
+        return float(result["seconds"]) / float(result["plain_seconds"])
 
     runs = [bench.found(Simulation(seed, "trajectory")) for seed in RUNS[: max(MEANS)]]
     tangent, halves = bench.found(Simulation(RUN, "tangent")), bench.found(Halves(RUN))

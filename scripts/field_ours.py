@@ -92,7 +92,7 @@ def in_company(run: Retraining, present: NDArray[np.bool_]) -> dict[str, Any]:
     """
     import torch
 
-    weights, scores = torch.from_numpy(present.astype(np.float32)), {}
+    weights, scores = torch.from_numpy(present.astype(np.float32)), dict[str, NDArray[np.float64]]()
     seconds = plain = 0.0
     # A replica's weight is ε below the run's: 1 takes away a source that is there, −1 adds one that is not.
     for epsilon, chosen in ((1.0, present), (-1.0, ~present)):
@@ -170,7 +170,5 @@ def known(tangents: Tensor) -> Tensor:
 
 def trained(run: Retraining) -> tuple[Any, float]:
     """The model of a run, and the seconds of the processor that training took."""
-    seconds, model = 0.0, None
-    for _, model, _, of_step in in_turns(run):
-        seconds += of_step
-    return model, seconds
+    turns = [(model, seconds) for _, model, _, seconds in in_turns(run)]
+    return turns[-1][0], sum(seconds for _, seconds in turns)

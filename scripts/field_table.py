@@ -143,7 +143,9 @@ def short(value: float) -> str:
 
 def size_in_words(number: float) -> str:
     """Bytes as people say them."""
-    return f"{number:,.0f} B" if number < 1e4 else f"{number / 1e3:,.0f} kB" if number < 1e7 else f"{number / 1e6:,.0f} MB"
+    return (
+        f"{number:,.0f} B" if number < 1e4 else f"{number / 1e3:,.0f} kB" if number < 1e7 else f"{number / 1e6:,.0f} MB"
+    )
 
 
 def draw(found: list[Column], methods: Methods, file: Path) -> None:
@@ -158,7 +160,7 @@ def draw(found: list[Column], methods: Methods, file: Path) -> None:
     figure, axes = plt.subplots(
         2, across, figsize=(4 * across + 2, 0.5 * len(methods) + 2), sharex=True, sharey=True, squeeze=False
     )
-    names = list(reversed(methods))
+    names = list(methods)[::-1]
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     for axis, column in zip(axes.flat, found, strict=False):
