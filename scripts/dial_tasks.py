@@ -19,6 +19,7 @@ from scripts.fidelity import progress_bars
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dist_attr.config import TokenizerConfig
     from dist_attr.evaluation import Kept, Retraining
 
 CHECKPOINTS = "checkpoints"
@@ -32,12 +33,14 @@ class Bench:
         retraining: the run; its seed is replaced.
         dropped: (subsets, sources), true where a retrained model goes without the source.
         folder: of the results.
+        tokenizer: the run's.
         levers: curves of scripts/dial.py that make sense for it, against the first truth; none means everything.
     """
 
     retraining: Retraining
     dropped: NDArray[np.bool_]
     folder: Path
+    tokenizer: str | TokenizerConfig
     levers: tuple[str, ...] = ()
 
     @property

@@ -43,6 +43,7 @@ class Library(Named):
 
     def compute(self, bench: Bench) -> NDArray[Any]:
         """Train, then score."""
+        from dist_attr.corpus import load_tokenizer
         from dist_attr.evaluation.baselines import language_model
 
         checkpoints, rates, plain = [], [], []
@@ -51,7 +52,8 @@ class Library(Named):
             checkpoints += [weights for weights, _ in ends[0]]
             rates += [rate for _, rate in ends[0]]
             plain.append(ends[1])
-        trained = language_model(bench.at(self.seeds[0]), checkpoints, rates=rates)
+        tokenizer = load_tokenizer(bench.tokenizer, [])
+        trained = language_model(bench.at(self.seeds[0]), checkpoints, rates=rates, tokenizer=tokenizer)
         scores, seconds = [], []
         for baseline in self.settings:
             started = time.process_time()
@@ -95,6 +97,7 @@ class QueryCost(Named):
         import torch
         from dattri.func.projection import random_project
 
+        from dist_attr.corpus import load_tokenizer
         from dist_attr.evaluation import completion_logprob
         from dist_attr.evaluation.baselines import language_model
         from dist_attr.influence import ParameterSpace, Sequences, counterfactual_logprobs, directional_logprobs
@@ -110,7 +113,7 @@ class QueryCost(Named):
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         tokens = torch.tensor([query.tokens])
         at = Sequences(causal_forward(model, first), space, space.read(model), tokens, first)
-        trained = language_model(run, [model.state_dict()])
+        trained = language_model(run, [model.state_dict()], tokenizer=load_tokenizer(bench.tokenizer, []))
         index = LexicalIndex(texts := trained.task.texts(trained.examples, context=False))
         (asked,) = trained.task.texts(tuple(tensor[:1] for tensor in trained.queries), context=True)
 
