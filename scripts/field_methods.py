@@ -9,6 +9,7 @@ import numpy as np
 
 from dist_attr.evaluation import predicted_change
 from dist_attr.evaluation.baselines import BM25, GRIDS, Baseline, Ekfac, InfluenceCG, Similarity, TracIn, Trak
+from dist_attr.evaluation.baselines.tasks import pieces_of
 from scripts.dial import RUNS
 from scripts.dial_tasks import Bench, Simulation, Task
 from scripts.field_others import Library, QueryCost
@@ -20,6 +21,7 @@ LINEAR, COUNTERFACTUAL = "linear", "counterfactual"
 HALF_WEIGHT = "trajectory weight=0.5 epsilon=0.5"
 MEANS = {number: f"trajectory, counterfactual, mean of {number} runs" for number in (2, 3)}
 OTHER_RUNS = tuple(MEANS.values())  # they say nothing of this run in particular
+DIMENSIONS = (16, 32, 64, 256, 1024)  # of TRAK's projection
 DIMENSION = 64  # of the projection that is timed; others are as many times the work
 FITTED = 64  # pieces whose Hessian IF-CG inverts; its own 1,000 would take an hour of a core
 
@@ -30,20 +32,23 @@ def descent(quick: bool) -> Descent:
     return Descent(RUN, steps=(3, 6, 12, 24), dampings=(1.0, 10.0), batch_size=64)
 
 
-def libraries(quick: bool) -> list[Library]:
+def libraries(bench: Bench, quick: bool) -> list[Library]:
     """Every other method with its grid."""
 
     def grid(method: str) -> tuple[Baseline, ...]:
         settings: Sequence[Baseline] = GRIDS[method]
         return tuple(settings[:1] if quick else settings)
 
+    # TRAK's kernel needs as many pieces as dimensions.
+    pieces = len(pieces_of(bench.retraining)[1])
+    trak = tuple(Trak(dimension) for dimension in DIMENSIONS[: 1 if quick else None] if dimension <= pieces)
     others, dampings = RUNS[1:4], (0.1,) if quick else (0.01, 0.1, 1.0)
     return [
         Library("gradient dot product", (TracIn(),), (RUN,)),
         Library("gradient cosine", (TracIn(cosine=True),), (RUN,)),
         *(Library("TracIn", (TracIn(),), (RUN,), points) for points in ((2,) if quick else (2, 4, 8))),
-        Library("TRAK-1", grid("TRAK"), (RUN,)),
-        Library("TRAK-4", grid("TRAK"), (RUN, *others)),
+        Library("TRAK-1", trak, (RUN,)),
+        Library("TRAK-4", trak, (RUN, *others)),
         Library("IF-CG", tuple(InfluenceCG(damping, fitted=FITTED) for damping in dampings), (RUN,)),
         Library("EK-FAC", grid("EK-FAC"), (RUN,)),
         Library("representation similarity", grid("representation similarity"), (RUN,)),
@@ -53,12 +58,11 @@ def libraries(quick: bool) -> list[Library]:
 
 def tasks(bench: Bench, quick: bool) -> list[Task]:
     """All that the tables need besides the truths."""
-    del bench
     return [
         QueryCost(DIMENSION),
         Simulation(RUN, "trajectory"),
         Simulation(RUN, "tangent"),
-        *libraries(quick),
+        *libraries(bench, quick),
         Halves(RUN),
         Grouped(RUN),
         descent(quick),
@@ -125,7 +129,7 @@ def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]
 def others(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]]:
     """The other methods: name, setting, and what it predicts and costs."""
     rows, forward, queries = [], float(timed["forward"]), len(bench.retraining.queries)
-    for library in libraries(quick):
+    for library in libraries(bench, quick):
         if (result := bench.found(library)) is None:
             continue
         models = len(library.seeds) * library.points
