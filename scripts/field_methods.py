@@ -84,7 +84,7 @@ def found(bench: Bench, quick: bool) -> dict[str, dict[str, Setting]]:
 
 def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]]:
     """dist_attr: name, setting, and what it predicts and costs."""
-    sources, rows = bench.dropped.shape[1], []
+    sources, rows = len(bench.retraining.corpus.sources), list[tuple[str, str, Setting]]()
     kept = int8_bytes(int(timed["parameters"]))
     query = {name: float(timed[name] / timed["forward"]) for name in (LINEAR, COUNTERFACTUAL)}
 

@@ -55,8 +55,9 @@ class Halves(Named):
     """Trajectories beside runs of a random half of the sources, and of the other half.
 
     A source that is in the half has a replica without it, and one that is not a replica with it: what a source is worth
-    in a company of half the size. The mean over all halves is its Banzhaf value, the coefficient of the linear model
-    that comes nearest to the outputs over random halves; here it is a mean over a few of them.
+    in a company of half the size. The mean over all subsets is its Banzhaf value, the coefficient of the linear model
+    that comes nearest to the outputs over random subsets. Two halves that complement each other give exactly that where
+    sources act on the outputs at most in pairs; what more of them do together is averaged over.
 
     The record: `linear` and `counterfactual` (queries, sources), `seconds` and `plain_seconds`.
 
@@ -71,16 +72,21 @@ class Halves(Named):
     def compute(self, bench: Bench) -> NDArray[Any]:
         """Simulate and read out, half by half."""
         run = bench.at(self.seed)
-        sources, draw = len(run.corpus.sources), np.random.default_rng([self.seed, 7])
-        found = []
-        for _ in range(self.pairs):
-            half = np.zeros(sources, dtype=bool)
-            half[draw.permutation(sources)[: sources // 2]] = True
-            found += [in_company(run, half), in_company(run, ~half)]
+        found = [in_company(run, half) for half in halves(len(run.corpus.sources), self.pairs, self.seed)]
         means = {name: np.mean([one[name] for one in found], axis=0) for name in ("linear", "counterfactual")}
         seconds = sum(one["seconds"] for one in found)
         plain = float(np.mean([one["plain_seconds"] for one in found]))
         return record({**means, "seconds": seconds, "plain_seconds": plain})
+
+
+def halves(sources: int, pairs: int, seed: int) -> list[NDArray[np.bool_]]:
+    """Random halves, each followed by what it leaves out; (sources,) each."""
+    draw, found = np.random.default_rng([seed, 7]), []
+    for _ in range(pairs):
+        half = np.zeros(sources, dtype=bool)
+        half[draw.permutation(sources)[: sources // 2]] = True
+        found += [half, ~half]
+    return found
 
 
 def in_company(run: Retraining, present: NDArray[np.bool_]) -> dict[str, Any]:
