@@ -26,10 +26,18 @@ DIMENSION = 64  # of the projection that is timed; others are as many times the 
 FITTED = 64  # pieces whose Hessian IF-CG inverts; its own 1,000 would take an hour of a core
 
 
-def descent(quick: bool) -> Descent:
+def descent(bench: Bench, quick: bool) -> Descent:
+    """The checkpoint simulator with its grid, smaller where a sequence costs more."""
     if quick:
         return Descent(RUN, steps=(1, 2), dampings=(1.0,), batch_size=8)
+    if is_large(bench):
+        return Descent(RUN, steps=(1, 2, 4), dampings=(1.0,), batch_size=4)
     return Descent(RUN, steps=(3, 6, 12, 24), dampings=(1.0, 10.0), batch_size=64)
+
+
+def is_large(bench: Bench) -> bool:
+    """Whether a model is fine-tuned, of which a forward pass costs a thousand times what the small GPT's does."""
+    return bench.retraining.model.path is not None
 
 
 def libraries(bench: Bench, quick: bool) -> list[Library]:
@@ -43,13 +51,15 @@ def libraries(bench: Bench, quick: bool) -> list[Library]:
     pieces = len(pieces_of(bench.retraining)[1])
     trak = tuple(Trak(dimension) for dimension in DIMENSIONS[: 1 if quick else None] if dimension <= pieces)
     others, dampings = RUNS[1:4], (0.1,) if quick else (0.01, 0.1, 1.0)
+    conjugate = tuple(InfluenceCG(damping, fitted=FITTED) for damping in dampings)
     return [
         Library("gradient dot product", (TracIn(),), (RUN,)),
         Library("gradient cosine", (TracIn(cosine=True),), (RUN,)),
         *(Library("TracIn", (TracIn(),), (RUN,), points) for points in ((2,) if quick else (2, 4, 8))),
         Library("TRAK-1", trak, (RUN,)),
         Library("TRAK-4", trak, (RUN, *others)),
-        Library("IF-CG", tuple(InfluenceCG(damping, fitted=FITTED) for damping in dampings), (RUN,)),
+        # Of a large model it takes an hour of a core for each damping.
+        *([] if is_large(bench) else [Library("IF-CG", conjugate, (RUN,))]),
         Library("EK-FAC", grid("EK-FAC"), (RUN,)),
         Library("representation similarity", grid("representation similarity"), (RUN,)),
         Library("BM25", grid("BM25"), (RUN,)),
@@ -65,7 +75,7 @@ def tasks(bench: Bench, quick: bool) -> list[Task]:
         *libraries(bench, quick),
         Halves(RUN),
         Grouped(RUN),
-        descent(quick),
+        descent(bench, quick),
         *(Simulation(seed, "trajectory") for seed in RUNS[1 : max(MEANS)]),
         Simulation(RUN, HALF_WEIGHT),
     ]
@@ -113,7 +123,7 @@ def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]
     simulated("trajectory at weight ½", half_weight, trainings_of(half_weight))
     simulated("trajectories in two halves", halves, trainings_of(halves))
     simulated("tangent", tangent, trainings_of(tangent))
-    if (result := bench.found(task := descent(quick))) is not None:
+    if (result := bench.found(task := descent(bench, quick))) is not None:
         for setting, scores, seconds in zip(task.settings, result[LINEAR], result["seconds"], strict=True):
             predicted, trainings = predicted_change(scores, bench.dropped), float(seconds / result["plain_seconds"])
             rows.append(("checkpoint, linear", setting, Setting(predicted, query[LINEAR], kept, trainings)))
