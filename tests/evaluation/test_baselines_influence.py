@@ -49,7 +49,8 @@ def influence(trained: Trained, curvature: Tensor, damping: float, checkpoint: i
     model = trained.at(checkpoint)
     own, asked = gradients(model, trained.examples, logprob), gradients(model, trained.queries, logprob)
     damped = curvature + damping * torch.eye(len(curvature), dtype=own.dtype)
-    return asked @ torch.linalg.solve(damped, own.T)
+    scores: Tensor = asked @ torch.linalg.solve(damped, own.T)
+    return scores
 
 
 def test_cg_solves_with_the_damped_hessian_and_averages_checkpoints() -> None:
