@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,10 +12,29 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dist_attr.evaluation.baselines import Trained, classifier
+from dist_attr.evaluation.baselines import Classification, Piece, Predictions, Trained, classifier
 
 INPUTS, CLASSES = 4, 3
 Output = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Counted(Classification):
+    """Inputs, labels and how often each was trained on, (pieces, 1), as a language model's tokens are counted."""
+
+    def predictions(self, model: nn.Module, parameters: Mapping[str, Tensor], piece: Piece) -> Predictions:
+        once = super().predictions(model, parameters, piece[:2])
+        return Predictions(once.logits, once.targets, piece[2])
+
+    def weights(self, piece: Piece) -> Tensor:
+        return piece[2] if len(piece) == 3 else super().weights(piece)
+
+
+def counted(trained: Trained) -> Trained:
+    """The same, but trained on every other piece three times."""
+    counts = 1 + 2 * (torch.arange(len(trained.sources)) % 2)[:, None].to(trained.examples[0].dtype)
+    once = torch.ones(len(trained.queries[0]), 1, dtype=counts.dtype)
+    return replace(trained, examples=(*trained.examples, counts), queries=(*trained.queries, once), task=Counted())
 
 
 def mlp(seed: int, dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -14,6 +14,7 @@ from dist_attr.evaluation.baselines import Ekfac, InfluenceCG, InfluenceLiSSA, T
 from tests.evaluation.small_baselines import (
     CLASSES,
     INPUTS,
+    counted,
     gradients,
     logprob,
     small_classifier,
@@ -45,6 +46,12 @@ def gauss_newton(model: nn.Module, inputs: Tensor) -> Tensor:
     return total
 
 
+def with_counts(trained: Trained, scores: Tensor) -> Tensor:
+    """Of pieces (queries, pieces), each as often as `counted` counts it, in the mean once."""
+    counts = counted(trained).examples[2][:, 0]
+    return scores * counts / counts.mean()
+
+
 def influence(trained: Trained, curvature: Tensor, damping: float, checkpoint: int = 0) -> Tensor:
     model = trained.at(checkpoint)
     own, asked = gradients(model, trained.examples, logprob), gradients(model, trained.queries, logprob)
@@ -61,6 +68,15 @@ def test_cg_solves_with_the_damped_hessian_and_averages_checkpoints() -> None:
     ]
     scores = InfluenceCG(damping=0.5, iterations=12)(trained)
     np.testing.assert_allclose(scores, summed(trained, torch.stack(each).mean(0)), rtol=1e-5, atol=1e-9)
+
+
+def test_pieces_count_in_the_hessian_and_in_the_scores_as_often_as_they_were_used() -> None:
+    trained = small_classifier()
+    often = torch.arange(60).repeat_interleave(counted(trained).examples[2][:, 0].long())
+    repeated = explicit_hessian(trained.at(0), (trained.examples[0][often], trained.examples[1][often]))
+    expected = summed(trained, with_counts(trained, influence(trained, repeated, 0.5)))
+    scores = InfluenceCG(damping=0.5, iterations=12)(counted(trained))
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-9)
 
 
 def test_the_hessian_may_be_that_of_some_pieces() -> None:
@@ -108,6 +124,9 @@ def test_ekfac_is_exact_for_one_layer_and_one_input() -> None:
     exact = influence(trained, gauss_newton(model, inputs[:1]), 0.05)
     np.testing.assert_allclose(Ekfac(damping=0.05)(trained), summed(trained, exact), rtol=0.1)
     dot = influence(trained, torch.zeros(15, 15), 1.0)
+    # As often as pieces are counted: G of a target's mean loss is the same, and the drawn labels must not change that.
+    twice = summed(trained, with_counts(trained, exact))
+    np.testing.assert_allclose(Ekfac(damping=0.05)(counted(trained)), twice, rtol=0.1)
     assert not np.allclose(summed(trained, exact) / summed(trained, dot), 1 / 0.05, rtol=0.1)
 
 
