@@ -112,7 +112,9 @@ def _fetch(command: list[str], folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=600)
     except FileNotFoundError:
-        raise DistAttrError(f"this data set is fetched by `{' '.join(command)}`, and there is no {command[0]}") from None
+        raise DistAttrError(
+            f"this data set is fetched by `{' '.join(command)}`, and there is no {command[0]}"
+        ) from None
     except subprocess.CalledProcessError as error:
         raise DistAttrError(f"`{' '.join(command)}` failed: {error.stderr.strip()}. Is the network there?") from error
     (archive,) = folder.iterdir()
