@@ -1,7 +1,7 @@
 """Classifiers, every example a source: LDS of tangents and of other methods on the field's own protocols.
 
 `mnist` and `fashion` are dattri's protocol: 784-128-64-10, 5,000 examples, SGD .01 with momentum .9, 50 epochs, and
-models retrained on random halves with seeds of their own; without its dropout, and with 100 queries instead of 500.
+models retrained on random halves with seeds of their own; without its dropout, and with 50 queries instead of 500.
 `digits` is small: 500 examples, 64-32-10; models are retrained with the same seed and batches, without 5 % or a half.
 Outputs are log-odds log p / (1 − p); a rank correlation does not tell them from losses.
 

@@ -57,6 +57,7 @@ class Protocol:
         runs: how many of each kind are averaged at most.
         ensembles: the numbers of runs that get a row.
         libraries: other methods by name, with their settings.
+        averaged: those of them that are averaged over runs too.
         horizons: of the simulations of all examples.
         checked: every so-manieth example is simulated at full horizon and compared with the derivative in reverse.
     """
@@ -65,6 +66,7 @@ class Protocol:
     questions: Sequence[Question]
     ensembles: tuple[int, ...]
     libraries: Mapping[str, tuple[Baseline, ...]]
+    averaged: tuple[str, ...]
     horizons: tuple[int, ...]
     checked: int
 
@@ -73,12 +75,12 @@ class Protocol:
         found: list[Task] = [Plain(0), Exact(0, True), Exact(0, False)]
         found += [truth for question in self.questions for truth in question.tasks()[0]]
         found += [Library(0, half, settings) for settings in self.libraries.values() for half in (True, False)]
+        later = range(1, self.ensembles[-1])
+        for seed in later:
+            found += [Exact(seed, True), *(Library(seed, True, self.libraries[name]) for name in self.averaged)]
         found += [Simulated(0, half, None, self.checked) for half in (True, False)]
         found += [Simulated(0, half, horizon, 1) for horizon in self.horizons for half in (True, False)]
-        found += [Exact(seed, True) for seed in range(1, self.ensembles[-1])]
         found += [truth for question in self.questions for row in question.tasks()[1:] for truth in row]
-        for settings in self.libraries.values():
-            found += [Library(seed, True, settings) for seed in range(1, self.ensembles[-1])]
         return found
 
     def tables(self) -> dict[str, Table]:
@@ -134,7 +136,8 @@ class Protocol:
         for name, settings in self.libraries.items():
             for half in (True, False):
                 found = [
-                    self.bench.found(Library(seed, half, settings)) for seed in range(self.ensembles[-1] if half else 1)
+                    self.bench.found(Library(seed, half, settings))
+                    for seed in range(self.ensembles[-1] if half and name in self.averaged else 1)
                 ]
                 for number in self.ensembles:
                     if all(one is not None for one in found[:number]) and len(found) >= number:
@@ -211,7 +214,7 @@ class Protocol:
 
 
 LIBRARIES: Mapping[str, tuple[Baseline, ...]] = {
-    "TRAK": (Trak(512), Trak(2048)),
+    "TRAK": (Trak(512),),
     "gradient dot, cosine": (TracIn(), TracIn(cosine=True)),
     "EK-FAC": (Ekfac(1e-3), Ekfac(1e-2), Ekfac(1e-1)),
     "representation similarity": (Similarity("cosine"), Similarity("dot")),
@@ -235,7 +238,7 @@ def digits(folder: Path, quick: bool) -> Protocol:
         "TRAK": tuple(Trak(dimension) for dimension in ((16,) if quick else (32, 64, 128, 256))),
         "IF-CG": (InfluenceCG(1e-2, fitted=500), InfluenceCG(1e-1, fitted=500)),
     }
-    return Protocol(bench, questions, (1, 2) if quick else (1, 10), libraries, (5,), checked=1)
+    return Protocol(bench, questions, (1, 2) if quick else (1, 10), libraries, tuple(libraries), (5,), checked=1)
 
 
 def published(name: str) -> Callable[[Path, bool], Protocol]:
@@ -243,7 +246,7 @@ def published(name: str) -> Callable[[Path, bool], Protocol]:
 
     def protocol(folder: Path, quick: bool) -> Protocol:
         recipe = Recipe((784, 128, 64, 10), epochs=1 if quick else 50, batch_size=64, rate=0.01)
-        examples, queries, subsets = (200, 5, 6) if quick else (5000, 100, 60)
+        examples, queries, subsets = (200, 5, 6) if quick else (5000, 50, 60)
         bench = Bench(name, recipe, load_images(name, examples, queries), folder)
         questions = [
             Question("any such run, half dropped", drop_subsets(examples, subsets, examples // 2, 0), 4, fixed=False)
@@ -253,7 +256,8 @@ def published(name: str) -> Callable[[Path, bool], Protocol]:
             questions.append(Question("this run, one dropped", alone, 1, fixed=True))
             questions.append(Question("any such run, one dropped", alone, 1, fixed=False))
         libraries = {**LIBRARIES, "TRAK": (Trak(64),)} if quick else LIBRARIES
-        return Protocol(bench, questions, (1, 2) if quick else (1, 4, 10), libraries, (), checked=40 if quick else 100)
+        ensembles, every = ((1, 2), 40) if quick else ((1, 4, 10), 250)
+        return Protocol(bench, questions, ensembles, libraries, ("TRAK",), horizons=(), checked=every)
 
     return protocol
 

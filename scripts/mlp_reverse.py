@@ -2,7 +2,7 @@
 
 It is the very number that the tangent simulator gives at full horizon, for all examples and one query instead of one
 example and all queries: cheaper as long as there are fewer queries than examples, and of no use where queries come
-when the training is over. A benchmark of 5,000 examples and 100 queries spares itself a wait with it; it is compared
+when the training is over. A benchmark of 5,000 examples and 50 queries spares itself a wait with it; it is compared
 with the simulator's numbers in the same run (scripts/mlp_lds.py) and in a test.
 
 With g_t the gradient and v momentum, v ← μv + g_t(θ), θ ← θ − ηv: for the derivatives λ_θ, λ_v of the output in what a
