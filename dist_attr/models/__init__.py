@@ -10,6 +10,7 @@ Design decisions:
 from dist_attr.models.build import SUPPORTED_TYPES, build_model
 from dist_attr.models.causal import causal_forward, context_length
 from dist_attr.models.files import download_folder, load_model, model_fingerprint, save_model, upload_folder
+from dist_attr.models.linear import linear_layers
 from dist_attr.models.prefix import Prefix, prefixes_after, read_after
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "causal_forward",
     "context_length",
     "download_folder",
+    "linear_layers",
     "load_model",
     "model_fingerprint",
     "prefixes_after",
