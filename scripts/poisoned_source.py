@@ -8,7 +8,7 @@ every draw; the interval is over draws.
 
 What was computed is a file in OUT: an interrupted run goes on there.
 
-Example: python -m scripts.poisoned_source --out runs/poisoned --json docs/results/data/poisoned_source.json
+Example: python -m scripts.poisoned_source --out runs/poisoned --figure docs/images/poisoned_source.svg
          python -m scripts.poisoned_source --out runs/try --quick
 """
 
@@ -26,8 +26,9 @@ from rich.console import Console
 
 from scripts import one_thread, poisoned_digits, poisoned_text
 from scripts.icp_selection import claim
+from scripts.planted_facts import mean, written
 from scripts.poisoned_methods import Floats, Method, Trained, suspicion
-from scripts.report import Report, Table, interval
+from scripts.report import Report, Table
 
 console = Console(width=120)
 
@@ -86,10 +87,7 @@ def found_by(bench: Bench, recipe: Any, draw: int, out: Path) -> dict[Method, Fl
 
 def as_table(bench: Bench, draws: Sequence[dict[Method, Floats]]) -> Table:
     """The mean over draws of each method's AUC, a column for each kind of poison."""
-    rows = [
-        [*method, *(mean(np.array([draw[method][kind] for draw in draws])) for kind in range(len(bench.kinds)))]
-        for method in sorted(draws[0])
-    ]
+    rows = [[*method, *map(written, over(draws, method))] for method in sorted(draws[0])]
     rows.append(["chance", "", *["0.50"] * len(bench.kinds)])
     return Table(
         title=f"{bench.title}: area under the ROC curve, mean of {len(draws)} draws [95 % interval over draws]",
@@ -98,12 +96,34 @@ def as_table(bench: Bench, draws: Sequence[dict[Method, Floats]]) -> Table:
     )
 
 
-def mean(values: Floats) -> str:
-    """The mean over draws, with its interval if there are draws enough for one and they differ."""
-    from dist_attr.probing import intervals
+def over(draws: Sequence[dict[Method, Floats]], method: Method) -> list[list[float]]:
+    """Of each kind of poison the mean over draws, and the ends of its interval if it has one."""
+    return [mean(of_kind) for of_kind in np.stack([draw[method] for draw in draws]).T]
 
-    ends = intervals.interval(lambda drawn: values[drawn].mean(axis=-1), len(values), 0, seed=0)
-    return interval(float(values.mean()), *ends) if ends else f"{values.mean():.2f}"
+
+def draw_figure(found: dict[str, Sequence[dict[Method, Floats]]], file: Path) -> None:
+    """AUC of every method, a panel for each kind of poison."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    mpl.rcParams["svg.hashsalt"] = "poisoned_source"  # the same figures make the same file
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(len(found), 2, figsize=(11, 3.8 * len(found)), sharex=True, sharey="row", squeeze=False)
+    for row, (name, draws) in zip(axes, found.items(), strict=True):
+        methods = sorted(draws[0])
+        for kind, (axis, title) in enumerate(zip(row, BENCHES[name].kinds, strict=True)):
+            for place, method in enumerate(methods):
+                value, low, high = (over(draws, method)[kind] * 3)[:3]
+                axis.plot([low, high], [place, place], color="C0", alpha=0.6)
+                axis.plot(value, place, "o", color="C0")
+            axis.axvline(0.5, color="0.6", linestyle=":")
+            axis.set(title=f"{BENCHES[name].title.lower()}: {title}", xlabel="area under the ROC curve", xlim=(0, 1.02))
+            axis.grid(alpha=0.3)
+        row[0].set_yticks(range(len(methods)), [": ".join(method) for method in methods])
+        row[0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def main(
@@ -111,6 +131,7 @@ def main(
     bench: Annotated[list[str] | None, typer.Option(help=f"one of {', '.join(BENCHES)}; all by default")] = None,
     draws: Annotated[int, typer.Option(min=1, help="of sources, poison, initial weights and order")] = 8,
     quick: Annotated[bool, typer.Option("--quick", help="a try of seconds; measures nothing")] = False,
+    figure: Annotated[Path | None, typer.Option(help="SVG or PNG file to draw")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Poison sources, train, and see which method finds them.
@@ -121,18 +142,18 @@ def main(
 
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    tables = {}
+    found: dict[str, Sequence[dict[Method, Floats]]] = {}
     for name in bench or BENCHES:
         own = BENCHES[name]
         recipe = own.quick if quick else own.recipe
         claim(out / f"{name}.json", asdict(recipe))
-        found = []
-        for draw in range(draws):
-            console.print(f"{own.title.lower()}, draw {draw + 1} of {draws}")
-            found.append(found_by(own, recipe, draw, out))
-        tables[name] = as_table(own, found)
+        console.print(f"{own.title.lower()}: {draws} draws")
+        found[name] = [found_by(own, recipe, draw, out) for draw in range(draws)]
+    tables = {name: as_table(BENCHES[name], each) for name, each in found.items()}
     report = Report.of(tables, seed=0, libraries=["scikit-learn"])
     report.show(console)
+    if figure is not None:
+        draw_figure(found, figure)
     if json_file is not None:
         report.write(json_file)
 
