@@ -5,23 +5,25 @@ clipping. All of them train on the same global batch of 16 × 64 tokens, in one 
 medians over the rounds count, since machines are noisy; time is the processor's, so that waiting for a core does not.
 
 The processes of a run have an allocator that keeps its memory (`dist_attr.cluster.ENVIRONMENT`); so has this one, or
-it starts itself again with it. Prints JSON.
+it starts itself again with it.
 
-Example: python -m scripts.cost --rounds 7
+Example: python -m scripts.cost --rounds 7 --json docs/results/data/cost.json
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from dist_attr.config import ModelConfig, TrainingConfig
 from scripts import one_thread
+from scripts.report import Report, Table
 
 PER_PASS = 8
 SOURCES = (1, 8, 24)
@@ -82,18 +84,38 @@ def measure(config: ModelConfig, vocabulary: int, rounds: int) -> dict[str, Any]
     # The trajectory simulator carries one replica more than it has sources: the run itself.
     carried = {name: int(name.split()[1]) + name.startswith("trajectory") for name in medians}
     ratios = {name: medians[name] / carried[name] / plain for name in medians}
-    return {"parameters": parameters, "plain_seconds": plain, "step_seconds": medians, "plain_steps_each": ratios}
+    return {"parameters": parameters, "plain_seconds": plain, "plain_steps_each": ratios}
+
+
+def as_table(found: Mapping[str, dict[str, Any]]) -> Table:
+    """What `measure` found of each model, by its name."""
+    rows = [["a plain step", *(f"{1e3 * model['plain_seconds']:.1f} ms" for model in found.values())]]
+    for name in next(iter(found.values()))["plain_steps_each"]:
+        method, number = name.split()
+        ratios = (f"{model['plain_steps_each'][name]:.2f}" for model in found.values())
+        rows.append([f"{method}, {number} source{'s' * (number != '1')}", *ratios])
+    return Table(
+        title="Plain training steps for each replica-step or tangent-step",
+        columns=["", *(f"{name}, {model['parameters']:,} parameters" for name, model in found.items())],
+        rows=rows,
+    )
 
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="medians are taken over so many turns")] = 7,
     model: Annotated[list[str] | None, typer.Option(help=f"one of {', '.join(MODELS)}; all by default")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
 ) -> None:
-    """Measure and print JSON. Example: python -m scripts.cost --rounds 7 --model small"""
+    """Measure and print. Example: python -m scripts.cost --rounds 7 --model small"""
     import torch
 
     torch.set_num_threads(1)
-    print(json.dumps({name: measure(*MODELS[name], rounds) for name in model or MODELS}))
+    started = time.monotonic()
+    found = {name: measure(*MODELS[name], rounds) for name in model or MODELS}
+    report = Report.of({"steps": as_table(found)}, seed=0, seconds=time.monotonic() - started)
+    report.show(Console(width=120))
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

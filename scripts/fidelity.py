@@ -1,4 +1,4 @@
-"""Fidelity of the scores of a small GPT against retraining, and the cost of the simulation.
+"""Fidelity of the scores of a small GPT against retraining.
 
 Protocol: 24 presidents' State of the Union speeches are 24 sources, the beginning of each is trained on; a byte-level
 GPT is trained from scratch with AdamW, weight decay, clipping, warm-up and a cosine. Queries are passages from later in
@@ -8,7 +8,7 @@ Some sources are dropped, 2 or half of them, and the model is retrained in plain
 order: the truth is *this run*. LDS is the rank correlation over such subsets of the predicted and the true change of
 log p(completion | prompt), averaged over queries, with its 95 % bootstrap interval.
 
-Example: python -m scripts.fidelity --workers 2 --out fidelity.json
+Example: python -m scripts.fidelity --json docs/results/data/fidelity.json
          python -m scripts.fidelity --quick
 """
 
@@ -16,23 +16,24 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 import dist_attr as da
 from dist_attr.cluster import ENVIRONMENT
+from scripts.report import Report, Table, interval
+
+if TYPE_CHECKING:
+    from dist_attr.evaluation import Estimate
 
 # This process trains too, and reads out.
 os.environ.update({**ENVIRONMENT, "OMP_NUM_THREADS": "1"})
@@ -55,7 +56,6 @@ class Protocol:
     all_bytes: bool = False
     eps_root: float = 1e-8
     subsets: int = 40
-    cost_rounds: int = 7
     seed: int = 0
 
     @property
@@ -64,7 +64,7 @@ class Protocol:
         return 2, self.sources // 2
 
 
-QUICK = Protocol(sources=6, characters=1500, steps=30, subsets=5, cost_rounds=1)
+QUICK = Protocol(sources=6, characters=1500, steps=30, subsets=5)
 
 
 def split_speeches(protocol: Protocol, documents: Path) -> list[da.Query]:
@@ -193,7 +193,7 @@ def measure_fidelity(protocol: Protocol, folder: Path, workers: int) -> dict[str
     return {
         "lds": {
             name: {
-                str(number): lds(predicted_change(values, dropped[size == number]), true[size == number])
+                number: lds(predicted_change(values, dropped[size == number]), true[size == number])
                 for number in protocol.drops
             }
             for name, values in scores.items()
@@ -204,56 +204,40 @@ def measure_fidelity(protocol: Protocol, folder: Path, workers: int) -> dict[str
     }
 
 
-def measure_cost(rounds: int, quick: bool) -> dict[str, Any]:
-    """What scripts/cost.py says, in a process of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("cost.py")), "--rounds", str(rounds)]
-    with console.status("timing replica-steps and tangent-steps against plain training steps"):
-        done = subprocess.run([*command, *(["--model", "small"] if quick else [])], stdout=subprocess.PIPE, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
 def progress_bars() -> Progress:
     """Bars with ETA, on standard error."""
     parts = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
     return Progress(TextColumn("{task.description}"), *parts, console=Console(stderr=True))
 
 
-def show_fidelity(protocol: Protocol, fidelity: dict[str, Any]) -> None:
+def as_table(protocol: Protocol, found: dict[str, Any]) -> Table:
+    """LDS of each method for both sizes of subsets."""
     few, half = protocol.drops
-    table = Table("", f"{few} of {protocol.sources} dropped", f"{half} dropped", title="LDS [95 % interval], this run")
-    for name, row in fidelity["lds"].items():
-        table.add_row(name, *(str(row[str(number)]) for number in protocol.drops))
-    console.print(table)
-    console.print(
-        f"{fidelity['queries']} queries, {fidelity['retrained_models']} retrained models. Relative distance of the "
-        f"run's own parameters from plain torch's: {fidelity['distance_to_plain_torch']:.1e}"
+    return Table(
+        title="LDS [95 % interval], this run",
+        columns=["", f"{few} of {protocol.sources} dropped", f"{half} dropped"],
+        rows=[[name, *(written(row[number]) for number in protocol.drops)] for name, row in found["lds"].items()],
+        note=f"{found['queries']} queries, {found['retrained_models']} retrained models. Relative distance of the "
+        f"run's own parameters from plain torch's: {found['distance_to_plain_torch']:.1e}.",
     )
 
 
-def show_cost(cost: dict[str, Any]) -> None:
-    table = Table("", *cost, title="plain training steps for each replica-step or tangent-step")
-    table.add_row("parameters", *(f"{model['parameters']:,}" for model in cost.values()))
-    table.add_row("a plain step", *(f"{1e3 * model['plain_seconds']:.1f} ms" for model in cost.values()))
-    for name in next(iter(cost.values()))["plain_steps_each"]:
-        method, number = name.split()
-        row = (f"{model['plain_steps_each'][name]:.2f}" for model in cost.values())
-        table.add_row(f"{method}, {number} source{'s' * (number != '1')}", *row)
-    console.print(table)
+def written(estimate: Estimate) -> str:
+    return interval(estimate.value, estimate.low, estimate.high, digits=3)
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="a try of about a minute; measures nothing")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a try of half a minute; measures nothing")] = False,
     all_bytes: Annotated[bool, typer.Option("--all-bytes", help="256 bytes, most of which never occur")] = False,
     learning_rate: Annotated[float, typer.Option(min=0, help="at its peak")] = Protocol.learning_rate,
     warmup: Annotated[float, typer.Option(min=0, max=0.5, help="share of the steps")] = Protocol.warmup,
     eps_root: Annotated[float, typer.Option(min=0, help="under AdamW's square root")] = Protocol.eps_root,
     workers: Annotated[int, typer.Option(min=1, help="actors of a run, and processes that retrain")] = 2,
-    out: Annotated[Path | None, typer.Option(help="JSON file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
 ) -> None:
-    """Measure how well scores predict retraining without sources (LDS), and what the simulation costs.
+    """Measure how well scores predict retraining without sources (LDS).
 
-    Example: python -m scripts.fidelity --workers 2 --out fidelity.json
+    Example: python -m scripts.fidelity --json docs/results/data/fidelity.json
     """
     protocol = replace(
         QUICK if quick else Protocol(),
@@ -264,23 +248,12 @@ def main(
     )
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        fidelity = measure_fidelity(protocol, Path(folder), workers)
-    show_fidelity(protocol, fidelity)
-    cost = measure_cost(protocol.cost_rounds, quick)
-    show_cost(cost)
-    if out is not None:
-        figures = {
-            "protocol": {**asdict(protocol), "model": MODEL, "truth": "this run: same seed, start and batch order"},
-            "fidelity": fidelity,
-            "cost": cost,
-            "seconds": time.monotonic() - started,
-        }
-        out.write_text(json.dumps(figures, indent=2, default=lambda value: _plain(value)), encoding="utf-8")
-        console.print(f"all figures: {out}")
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else asdict(value)
+        found = measure_fidelity(protocol, Path(folder), workers)
+    tables = {"lds": as_table(protocol, found)}
+    report = Report.of(tables, seed=protocol.seed, seconds=time.monotonic() - started)
+    report.show(console)
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

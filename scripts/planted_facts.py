@@ -25,17 +25,18 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 import dist_attr as da
 from scripts import one_thread
 from scripts.icp_selection import claim
 from scripts.planted_material import Amount, Fact, Material, material
 from scripts.planted_methods import MARGIN, METHODS, measured
+from scripts.report import Report, Table, interval
 
 Floats = NDArray[np.float64]
 VERY, PARAPHRASE, DECOYS = "the very wording", "a paraphrase", "a paraphrase, with decoys"
 GROUPS = (VERY, PARAPHRASE, DECOYS)
+MEASURES = ("reciprocal rank", "recall@1", "recall@3")
 LEARNT = 1.0  # nats by which the model prefers the planted answer
 console = Console()
 
@@ -134,9 +135,9 @@ def figures(asked: Sequence[Asked], found: dict[str, Floats], sources: Sequence[
 
 def mean(values: Floats) -> list[float]:
     """The mean over facts, and its 95 % interval if there are facts enough for one."""
-    from dist_attr.probing.intervals import interval
+    from dist_attr.probing import intervals
 
-    ends = interval(lambda drawn: values[drawn].mean(axis=-1), len(values), 0, seed=0)
+    ends = intervals.interval(lambda drawn: values[drawn].mean(axis=-1), len(values), 0, seed=0)
     return [float(values.mean()), *(ends or ())] if len(values) else []
 
 
@@ -150,28 +151,38 @@ def learnt(asked: Sequence[Asked], margin: Floats) -> list[dict[str, Any]]:
     return rows
 
 
-def show(rows: list[dict[str, Any]], knowledge: list[dict[str, Any]]) -> None:
-    table = Table("asked in", "facts", "nats in favour", "likelier", "preferred", "learnt", title="The trained model")
-    for row in knowledge:
-        shares = [f"{row[key]:.2f}" for key in ("preferred", "learnt")]
-        likelier = f"× {np.exp(row['nats'][0]):.1f}"
-        table.add_row(row["asked in"], str(row["number"]), written(row["nats"]), likelier, *shares)
-    console.print(table, soft_wrap=True)
-    for facts in ("all", "learnt"):
-        table = Table(
-            "asked in", "facts", "method", "mean reciprocal rank", "recall@1", "recall@3", title=f"{facts} facts"
+def tables(rows: list[dict[str, Any]], knowledge: list[dict[str, Any]]) -> dict[str, Table]:
+    """What the model knows, and how the methods rank the planting source: of facts that were learnt, and of all."""
+    known = [
+        [
+            row["asked in"],
+            str(row["number"]),
+            written(row["nats"]),
+            f"× {np.exp(row['nats'][0]):.1f}",
+            *(f"{row[key]:.2f}" for key in ("preferred", "learnt")),
+        ]
+        for row in knowledge
+    ]
+    columns = ["asked in", "facts", "nats in favour", "likelier", "preferred", "learnt"]
+    found = {"model": Table(title="How well the trained model knows the facts", columns=columns, rows=known)}
+    for name, facts in {"learnt": "facts that the model has learnt", "all": "all facts"}.items():
+        own = [row for row in rows if row["facts"] == name]
+        found[name] = Table(
+            title=f"Rank of the planting source: {facts} [95 % interval]",
+            columns=["asked in", "facts", "method", "mean reciprocal rank", "recall@1", "recall@3"],
+            rows=[
+                [row["asked in"], str(row["number"]), row["method"], *(written(row[key]) for key in MEASURES)]
+                for row in own
+            ],
         )
-        for row in rows:
-            if row["facts"] == facts:
-                cells = [written(row[key]) for key in ("reciprocal rank", "recall@1", "recall@3")]
-                table.add_row(row["asked in"], str(row["number"]), row["method"], *cells)
-        console.print(table, soft_wrap=True)
+    return found
 
 
 def written(figure: list[float]) -> str:
-    if not figure:
-        return "—"
-    return f"{figure[0]:.2f}" + (f" [{figure[1]:.2f}, {figure[2]:.2f}]" if len(figure) == 3 else "")
+    """With its interval, if it has one; a dash for the mean of nothing."""
+    if len(figure) == 3:
+        return interval(figure[0], figure[1], figure[2])
+    return f"{figure[0]:.2f}" if figure else "—"
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
@@ -208,7 +219,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for everything")],
     quick: Annotated[bool, typer.Option("--quick", help="a try of seconds; measures nothing")] = False,
     figure: Annotated[Path | None, typer.Option(help="SVG or PNG file to draw")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Plant facts, train, and see which method names their source.
 
@@ -220,12 +231,13 @@ def main(
     store = simulated(recipe, texts, out)
     asked = asked_for(texts.facts)
     found = measured(store, [each.query for each in asked])
-    rows, knowledge = figures(asked, found, store.sources), learnt(asked, found[MARGIN])
-    show(rows, knowledge)
+    rows = figures(asked, found, store.sources)
+    report = Report.of(tables(rows, learnt(asked, found[MARGIN])), seed=store.manifest.run.training.seed)
+    report.show(console)
     if figure is not None:
         draw(rows, figure)
     if json_file is not None:
-        json_file.write_text(json.dumps({"model": knowledge, "rows": rows}, indent=1), encoding="utf-8")
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ the processor's, in one thread; loop and prober take turns, and the median of th
 SmolLM2-135M takes part where its weights are installed, as scripts/smollm2.py says.
 
 Example: python -m scripts.probe_speed
-         python -m scripts.probe_speed --model gpt-1M --rounds 5 --json probe_speed.json
+         python -m scripts.probe_speed --model gpt-1M --rounds 5 --json docs/results/data/probe_speed.json
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,9 +24,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from scripts import one_thread, readout_speed
+from scripts.report import Report, Table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,24 +144,40 @@ def measure(name: str, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def as_table(rows: list[dict[str, Any]]) -> Table:
+    """What `measure` found, a row for each model and case."""
+    return Table(
+        title="Seconds of the processor, the loop against the prober",
+        columns=["model", "queries × passages", "loop", "prober", "speed-up", "largest difference, nats"],
+        rows=[
+            [
+                row["model"],
+                f"{row['queries']} × {row['passages']}{', again' if row['again'] else ''}",
+                f"{row['loop_seconds']:.2f} s",
+                f"{row['seconds']:.2f} s",
+                f"{row['speed_up']:.1f}",
+                f"{row['difference']:.0e}",
+            ]
+            for row in rows
+        ],
+    )
+
+
 def main(
     model: Annotated[list[str] | None, typer.Option(help=f"one of {'; '.join(MODELS)}; all by default")] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Measure and print. Example: python -m scripts.probe_speed --model gpt-1M"""
     import torch
 
     torch.set_num_threads(1)
+    started = time.monotonic()
     rows = [row for name in model or MODELS for row in measure(name, rounds)]
-    table = Table("model", "queries × passages", "loop", "prober", "speed-up", "largest difference, nats")
-    for row in rows:
-        size = f"{row['queries']} × {row['passages']}{', again' if row['again'] else ''}"
-        seconds = [f"{row[key]:.2f} s" for key in ("loop_seconds", "seconds")]
-        table.add_row(row["model"], size, *seconds, f"{row['speed_up']:.1f}", f"{row['difference']:.0e}")
-    console.print(table)
-    if out is not None:
-        out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    report = Report.of({"cases": as_table(rows)}, seed=1, seconds=time.monotonic() - started)
+    report.show(console)
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ the readout does. `plain` is `vmap(jvp)` of the whole sequence's log-probabiliti
 directions are random. Seconds are the processor's, in one thread, and rounds take turns; the best of each counts.
 
 Example: python -m scripts.readout_speed
-         python -m scripts.readout_speed --model gpt-1M --directions 32 --json readout.json
+         python -m scripts.readout_speed --model gpt-1M --directions 32 --json docs/results/data/readout_speed.json
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dist_attr.config import ModelConfig
 from scripts import one_thread
+from scripts.report import Report, Table
 
 if TYPE_CHECKING:
     from dist_attr.influence import Sequences
@@ -96,24 +95,40 @@ def measure(name: str, number: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def as_table(rows: list[dict[str, Any]]) -> Table:
+    """What `measure` found, a row for each model and size of a query."""
+    works = list(rows[0])[4:]
+    return Table(
+        title="A direction, in forward passes of the same query",
+        columns=["model", "queries × tokens", "forward pass", *works],
+        rows=[
+            [
+                row["model"],
+                f"{row['queries']} × {row['tokens']}",
+                f"{1e3 * row['forward_seconds']:.1f} ms",
+                *(f"{row[work]:.2f}" for work in works),
+            ]
+            for row in rows
+        ],
+    )
+
+
 def main(
     model: Annotated[list[str] | None, typer.Option(help=f"one of {'; '.join(MODELS)}; all by default")] = None,
     directions: Annotated[int, typer.Option(min=1)] = 16,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Measure and print. Example: python -m scripts.readout_speed --model gpt-1M"""
     import torch
 
     torch.set_num_threads(1)
+    started = time.monotonic()
     rows = [row for name in model or MODELS for row in measure(name, directions, rounds)]
-    table = Table("model", "queries × tokens", "forward", *list(rows[0])[4:], title="a direction, in forward passes")
-    for row in rows:
-        size, times = f"{row['queries']} × {row['tokens']}", [f"{value:.2f}" for value in list(row.values())[4:]]
-        table.add_row(row["model"], size, f"{1e3 * row['forward_seconds']:.1f} ms", *times)
-    Console(width=120).print(table)
-    if out is not None:
-        out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    report = Report.of({"directions": as_table(rows)}, seed=0, seconds=time.monotonic() - started)
+    report.show(Console(width=120))
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ machine) against downloading the same objects with obstore, and with s3fs. Round
 counts, since machines are noisy. The numbers are Student's t with 3 degrees of freedom, which compresses about as
 well as tangents do.
 
-Example: python -m scripts.store_speed
-         python -m scripts.store_speed --rows 2 --parameters 1000000 --rounds 1 --json speed.json
+Example: python -m scripts.store_speed --json docs/results/data/store_speed.json
+         python -m scripts.store_speed --rows 2 --parameters 1000000 --rounds 1
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import tempfile
 import time
@@ -26,7 +25,6 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from zarr.storage import FsspecStore
 
 from dist_attr.config import CodecName, RunConfig, StoreConfig
@@ -42,6 +40,7 @@ from dist_attr.store import (
     open_store,
 )
 from dist_attr.store.layout import create_arrays, open_arrays
+from scripts.report import Report, Table
 from tests.s3_server import S3Server
 
 DIGEST = "0" * 64
@@ -196,15 +195,14 @@ def as_rates(seconds: Timed, stored: int, numbers: int) -> dict[str, Timed]:
     }
 
 
-def show(title: str, rows: Mapping[str, Timed]) -> None:
+def as_table(title: str, rows: Mapping[str, Timed]) -> Table:
     columns = list(next(iter(rows.values())))
-    table = Table("", *columns, title=title)
-    for name, figures in rows.items():
-        table.add_row(
-            name,
-            *(f"{figures[column]:,.2f}" if figures[column] < 100 else f"{figures[column]:,.0f}" for column in columns),
-        )
-    console.print(table)
+    cells = [[name, *(number(figures[column]) for column in columns)] for name, figures in rows.items()]
+    return Table(title=title, columns=["", *columns], rows=cells)
+
+
+def number(value: float) -> str:
+    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def main(
@@ -212,18 +210,20 @@ def main(
     parameters: Annotated[int, typer.Option(min=1, help="P")] = 16_000_000,
     codec: Annotated[str, typer.Option(help="of the stores")] = "int8",
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Measure and print. Example: python -m scripts.store_speed --rows 2"""
     name = StoreConfig.model_validate({"codec": codec}).codec
-    values = tangents(rows, parameters)
-    figures = {"codecs, one thread": codec_speed(values, rounds)}
-    figures[f"{name} store on the disk"] = disk_speed(values, name, rounds)
-    figures[f"{name} store on S3"] = s3_speed(values, name, rounds)
-    for title, table in figures.items():
-        show(title, table)
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    started, values = time.monotonic(), tangents(rows, parameters)
+    tables = {
+        "codecs": as_table("Codecs, one thread", codec_speed(values, rounds)),
+        "disk": as_table(f"A store with {name} on the disk", disk_speed(values, name, rounds)),
+        "s3": as_table(f"A store with {name} on S3", s3_speed(values, name, rounds)),
+    }
+    report = Report.of(tables, seed=0, seconds=time.monotonic() - started)
+    report.show(console)
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def demo_config(out: Path) -> RunConfig:
                 # Slow on purpose. Two runs from scratch that differ in one source drift apart by chance as well, the
                 # more the larger the steps; at 3e-3 that noise drowns what a source says.
                 "learning_rate": 5e-4,
-                # The figures in docs/results.md were measured with this; the default reaches the same loss.
+                # The figures in docs/results/demo.md were measured with this; the default reaches the same loss.
                 "eps_root": 1e-12,
                 "schedule": "cosine",
                 "warmup_steps": 10,

@@ -11,26 +11,26 @@ from rich.text import Text
 
 from dist_attr.display.fidelity import fidelity_in_words
 from dist_attr.display.page import render
-from dist_attr.display.plots import Axis, histogram, scatter
+from dist_attr.display.plots import Series, histogram, plot
 
 if TYPE_CHECKING:
     from dist_attr.probing import Comparison, Estimate
 
-PLOT = (380, 260)  # pixels of a scatter plot
+PLOT = (380, 260)  # pixels of the histogram and of the ranks
 SHOWN = 200  # queries that the page lists; the tables beside it have all
 
 
 def write_comparison(path: Path, found: Comparison) -> None:
     """Write the page."""
-    influence = Axis.of([source.influence for source in found.sources])
-    scatters = []
-    for title, values in (
-        ("golden score", [source.golden for source in found.sources]),
-        ("mean in-context score, nats", [source.probing for source in found.sources]),
-    ):
-        named = [(source.source, source.influence, y) for source, y in zip(found.sources, values, strict=True)]
-        up = Axis.of(values)
-        scatters.append((title, influence, up, scatter(named, influence, up, *PLOT)))
+    scatters = [
+        plot(
+            title,
+            ("mean influence, nats per unit weight", title),
+            [Series("", dots=[(s.influence, getattr(s, name), s.source) for s in found.sources], named=True)],
+            said="each source by its mean influence",
+        )
+        for name, title in (("golden", "golden score"), ("probing", "mean in-context score, nats"))
+    ]
     known = [query.spearman for query in found.agreement.per_query if query.spearman is not None]
     page = render(
         "comparison.html.j2",

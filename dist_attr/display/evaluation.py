@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_attr.display.page import render
-from dist_attr.display.series import Plot, Series, plot
+from dist_attr.display.plots import Plot, Series, plot
 from dist_attr.evaluation import Estimate, PatchResult, RetrainingResult
 
 Result = RetrainingResult | PatchResult

@@ -3,8 +3,8 @@
 Scores are linear in the tangents: along V = BΔ they are B times the scores along Δ. The rows of B are the directions in
 which the scores of calibration queries vary most, so that R of them give all S scores to within a residual, which is
 measured on queries that had no part in choosing them. The cost of a query then grows with R, not with the number of
-sources. (The idea of a basis taken from scores and not from the tangents themselves is ours; docs/results.md has what
-it keeps.)
+sources. (The idea of a basis taken from scores and not from the tangents themselves is ours; what it keeps is in
+docs/results/queries.md.)
 """
 
 from __future__ import annotations

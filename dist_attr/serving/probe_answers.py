@@ -97,9 +97,6 @@ def compared(
     """
     [facts] = [part for part in attributed if isinstance(part, AnswerFacts)]
     parts = [_of_sources(part, sources) for part in attributed if isinstance(part, Attribution)]
-    lengths: dict[str, list[int]] = {source: [] for source in sources}
-    for document in (document for result in probed for document in result.documents):
-        lengths[document.source].append(document.length)
     figures = [{each.source: getattr(each, asked.statistic) for each in result.sources} for result in probed]
     return ComparisonResponse(
         **{name: getattr(facts, name) for name in AnswerFacts.model_fields},
@@ -114,9 +111,17 @@ def compared(
         agreement=agreement(
             np.concatenate([part.scores for part in parts]),
             np.array([[of_query[source] for source in sources] for of_query in figures]),
-            covariates={"bm25": bm25, "tokens": np.array([np.mean(lengths[source]) for source in sources])},
+            covariates={"bm25": bm25, "tokens": np.stack([_mean_lengths(result, sources) for result in probed])},
         ),
     )
+
+
+def _mean_lengths(result: ProbedQuery, sources: Sequence[str]) -> NDArray[np.float64]:
+    """Tokens of the documents that each source was probed with, their mean, (sources,)."""
+    lengths: dict[str, list[int]] = defaultdict(list)
+    for document in result.documents:
+        lengths[document.source].append(document.length)
+    return np.array([np.mean(lengths[source]) for source in sources])
 
 
 def _of_sources(found: Attribution, sources: Sequence[str]) -> Attribution:

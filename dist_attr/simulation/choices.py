@@ -9,10 +9,10 @@ from dist_attr.config import RunConfig, SimulationConfig
 from dist_attr.simulation.workload import Bools, active_sources
 
 HORIZON = 20
-SHARE, WEIGHT = 0.25, 0.4  # see the dial in docs/results.md
+SHARE, WEIGHT = 0.25, 0.4  # see docs/results/dial.md
 OF_ONE_METHOD = {"method", "epsilon", "central", "horizon", "stride"}
 TANGENT_COST = 2.3  # gradients for each active source and step, where a replica costs one
-# A horizon costs much fidelity (the dial of many small sources in docs/results.md), so it has to save much: tangents
+# A horizon costs much fidelity (many small sources in docs/results/dial.md), so it has to save much: tangents
 # are chosen where they cost less than these shares of what replicas cost, which have to be fetched if they are parked.
 MUCH_LESS, LESS_THAN_PARKED = 0.25, 0.5
 

@@ -140,7 +140,8 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_texts(compared: Path) ->
         assert forbidden not in page, forbidden
     for shown in ("&lt;b&gt;cow&lt;/b&gt;", "third &amp; last", "top 1 of 4", "25 %", "dist-attr compare", "g1"):
         assert shown in page, shown
-    assert page.count('class="cell"') == 16 and page.count('<circle class="dot"') > 8
+    assert page.count('class="cell"') == 16 and page.count('<circle class="dot"') > 4
+    assert page.count("<circle cx") == 2 * len(SOURCES) and page.count('class="name"') > len(SOURCES)
 
 
 def test_its_own_command_makes_the_same_again(compared: Path, tmp_path: Path) -> None:

@@ -19,7 +19,18 @@ import dist_attr as da
 from dist_attr.config import ProbeConfig, ServiceConfig
 from dist_attr.corpus import Document, corpus_fingerprint
 from dist_attr.errors import QueryError
-from dist_attr.probing import Passages, Probe, Prober, agreement, by_source, golden_score
+from dist_attr.probing import (
+    CompareOptions,
+    Passages,
+    Probe,
+    Prober,
+    Question,
+    agreement,
+    by_source,
+    comparison,
+    golden_score,
+    measure,
+)
 from dist_attr.serving import deploy, stop
 from tests.end_to_end.conftest import free_port
 from tests.end_to_end.test_service_faults import processes
@@ -155,8 +166,10 @@ def assert_compared(answer: Any, attribution: da.Attribution, probes: list[Probe
         np.testing.assert_allclose(result.attribution.token_logprobs, result.probe.token_logprobs, atol=1e-5)
     assert_probed([result.probe for result in answer.results], probes)
     figures = np.array([[getattr(source, statistic) for source in by_source(probe, NAMES)] for probe in probes])
-    passages = [passage for probe in probes for passage in probe.passages]
-    lengths = np.array([np.mean([len(p.tokens) for p in passages if p.source == name]) for name in NAMES])
+    lengths = np.array(
+        [[np.mean([len(p.tokens) for p in probe.passages if p.source == name]) for name in NAMES] for probe in probes]
+    )
+    assert (lengths != lengths[0]).any(), "a mean over all queries would do as well"
     right = agreement(attribution.scores, figures, covariates={"bm25": bm25, "tokens": lengths})
     assert answer.agreement.per_query == right.per_query
     assert answer.agreement.overall.spearman == right.overall.spearman
@@ -179,6 +192,15 @@ def test_law_8_a_served_comparison_equals_the_local_one(
     probed, compared = asyncio.run(ask())
     assert compared == answer
     assert_probed(probed.results, probe(QUERIES))
+
+
+def test_a_served_comparison_has_the_figures_of_the_command(client: da.Client, store: da.InfluenceStore) -> None:
+    questions = [Question(id=str(number), **query.model_dump()) for number, query in enumerate(QUERIES)]
+    measured = measure(store, questions, CompareOptions(probe=PROBING))
+    assert (measured.stacked("tokens") != measured.rows[0].tokens).any()
+    served, wanted = client.compare(QUERIES), comparison(store, measured, seed=0, command="")
+    assert served.agreement == wanted.agreement
+    assert client.compare(QUERIES, statistic="best").agreement.overall == wanted.summaries["best"]
 
 
 def test_a_comparison_of_some_sources(client: da.Client) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from scripts import planted_facts
 from scripts.planted_facts import DECOYS, GROUPS, PARAPHRASE, VERY, asked_for
 from scripts.planted_material import KINDS, Amount, Material, material
 from scripts.planted_methods import MARGIN, METHODS, Scorer, measured
+from scripts.report import Report
 from tests.stores import GPT2, make_store
 
 ROOT = Path(__file__).parents[2]
@@ -177,9 +177,14 @@ def test_the_script_runs_and_computes_nothing_twice(tmp_path: Path) -> None:
 
     done = run("--json", str(tmp_path / "figures.json"), "--figure", str(tmp_path / "figure.svg"))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
-    assert len(rows) == 2 * len(GROUPS) * (len(METHODS) + 1) and (tmp_path / "figure.svg").stat().st_size > 0
+    tables = Report.model_validate_json((tmp_path / "figures.json").read_bytes()).tables
+    assert {name: len(table.rows) for name, table in tables.items()} == {
+        "model": len(GROUPS),
+        **dict.fromkeys(["learnt", "all"], len(GROUPS) * (len(METHODS) + 1)),
+    }
+    assert (tmp_path / "figure.svg").stat().st_size > 0
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()}
     again = run("--json", str(tmp_path / "again.json"))
-    assert again.returncode == 0 and json.loads((tmp_path / "again.json").read_text())["rows"] == rows
+    assert again.returncode == 0
+    assert Report.model_validate_json((tmp_path / "again.json").read_bytes()).tables == tables
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()} == written
