@@ -2,7 +2,7 @@
 
 `mnist` and `fashion` are dattri's protocol: 784-128-64-10, 5,000 examples, SGD .01 with momentum .9, 50 epochs, and
 models retrained on random halves with seeds of their own; without its dropout, and with 50 queries instead of 500.
-`digits` is small: 500 examples, 64-32-10; models are retrained with the same seed and batches, without 5 % or a half.
+`digits` is small: 500 examples, 64-64-10; models are retrained with the same seed and batches, without 5 % or a half.
 Outputs are log-odds log p / (1 − p); a rank correlation does not tell them from losses.
 
 A *half* run is trained on a random half of the examples and has a derivative in the weights of all of them
