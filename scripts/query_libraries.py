@@ -4,7 +4,7 @@ Both make an index or factors first, from one document of the query's length for
 can be. The extra `rivals` has them and traker; all run without a GPU. Two things to know about it:
 
 - Both want torchvision, which nothing here uses. It has to be of the same build as torch: PyPI's beside a CPU build of
-  torch stops even transformers from being imported. There, install without it (`pip install --no-deps`).
+  torch stops even transformers from being imported. uv leaves it out (pyproject.toml); pip does so with `--no-deps`.
 - kronfluence puts packages called `tests` and `examples` into site-packages. In the repository's root its own come
   first.
 

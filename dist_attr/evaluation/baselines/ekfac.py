@@ -85,7 +85,7 @@ def covered(model: Any) -> list[str]:
     """Names of the trained linear layers, but for a language model's output layer.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is the model itself.
     """
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     names = [
@@ -95,6 +95,8 @@ def covered(model: Any) -> list[str]:
     ]
     if not names:
         raise ConfigError("EK-FAC is for linear layers, and none of the model's is trained; use another baseline")
+    if "" in names:
+        raise ConfigError("kronfluence cannot take a model that is one layer itself; put it into nn.Sequential")
     return names
 
 

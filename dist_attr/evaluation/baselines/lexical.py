@@ -26,7 +26,7 @@ class BM25:
         """See `Baseline`."""
         index = LexicalIndex(trained.task.texts(trained.examples, context=False))
         queries = trained.task.texts(trained.queries, context=True)
-        of, rows = trained.sources.numpy(), np.zeros((len(queries), trained.source_count))
+        of, rows = trained.sources.cpu().numpy(), np.zeros((len(queries), trained.source_count))
         pool = np.maximum if self.pooled == "best" else np.add
         for row, query in zip(rows, queries, strict=True):
             pool.at(row, of, index.scores(query))
