@@ -35,8 +35,8 @@ FRESH = TRUTHS[:4]  # seeds, as few as a noise ceiling needs
 NOTE = (
     "figures are of every second one, the others were for choosing settings, whose grids are in the other table. "
     "A query: for all sources, in the processor's time of one forward pass of it; gradient methods take its gradient "
-    "at each checkpoint and the product with a cached vector of each source, TRAK also projects the gradient, and IF-CG "
-    "does everything then. Preparation: everything before, further runs included, in the time of one training."
+    "at each checkpoint and the product with a cached vector of each source, TRAK also projects the gradient; IF-CG "
+    "does all of it then. Preparation: everything before, further runs included, in the time of one training."
 )
 console = Console(width=200)
 
