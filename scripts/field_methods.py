@@ -22,7 +22,7 @@ HALF_WEIGHT = "trajectory weight=0.5 epsilon=0.5"
 MEANS = {number: f"trajectory, counterfactual, mean of {number} runs" for number in (2, 3)}
 OTHER_RUNS = tuple(MEANS.values())  # they say nothing of this run in particular
 DIMENSIONS = (32, 256, 1024)  # of TRAK's projection; dattri reads all gradients anew for each
-DAMPINGS = (1e-3, 1e-8, 1e-7, 1e-6, 1e-5, 1e-1)  # of EK-FAC
+DAMPINGS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 1e-1)  # of EK-FAC
 DIMENSION = 64  # of the projection that is timed; others are as many times the work
 FITTED = 64  # pieces whose Hessian IF-CG inverts; its own 1,000 would take an hour of a core
 
