@@ -32,6 +32,12 @@ from scripts.report import Report, Table
 
 THIS, ANY = "this run", "any such run"
 FRESH = TRUTHS[:4]  # seeds, as few as a noise ceiling needs
+NOTE = (
+    "figures are of every second one, the others were for choosing settings, whose grids are in the other table. "
+    "A query: for all sources, in the processor's time of one forward pass of it; gradient methods take its gradient "
+    "at each checkpoint and the product with a cached vector of each source, TRAK also projects the gradient; IF-CG "
+    "does all of it then. Preparation: everything before, further runs included, in the time of one training."
+)
 console = Console(width=200)
 
 
@@ -72,10 +78,7 @@ def report_of(bench: Bench, quick: bool, figure: Path | None) -> Report:
             continue
         drawn += columns
         counts = ", ".join(f"{len(column.subsets)} with {column.name.split(', ')[1]}" for column in columns)
-        note = (
-            f"{len(bench.retraining.queries)} queries. Subsets: {counts}; figures are of every second one, the others "
-            "were for choosing settings."
-        )
+        note = f"{len(bench.retraining.queries)} queries. Subsets: {counts}; {NOTE}"
         key = truth.replace(" ", "_")
         tables[key], tables[f"{key}_settings"] = field_table.tables(truth, columns, chosen, note)
     if figure is not None and drawn:

@@ -21,7 +21,8 @@ LINEAR, COUNTERFACTUAL = "linear", "counterfactual"
 HALF_WEIGHT = "trajectory weight=0.5 epsilon=0.5"
 MEANS = {number: f"trajectory, counterfactual, mean of {number} runs" for number in (2, 3)}
 OTHER_RUNS = tuple(MEANS.values())  # they say nothing of this run in particular
-DIMENSIONS = (16, 32, 64, 256, 1024)  # of TRAK's projection
+DIMENSIONS = (32, 256, 1024)  # of TRAK's projection; dattri reads all gradients anew for each
+DAMPINGS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 1e-1)  # of EK-FAC
 DIMENSION = 64  # of the projection that is timed; others are as many times the work
 FITTED = 64  # pieces whose Hessian IF-CG inverts; its own 1,000 would take an hour of a core
 
@@ -41,28 +42,26 @@ def is_large(bench: Bench) -> bool:
 
 
 def libraries(bench: Bench, quick: bool) -> list[Library]:
-    """Every other method with its grid."""
+    """Every other method with each setting of its grid."""
+    pieces, runs = len(pieces_of(bench.retraining)[1]), RUNS[:4]
 
-    def grid(method: str) -> tuple[Baseline, ...]:
-        settings: Sequence[Baseline] = GRIDS[method]
-        return tuple(settings[:1] if quick else settings)
+    def grid(method: str, settings: Sequence[Baseline], seeds: tuple[int, ...] = (RUN,)) -> list[Library]:
+        return [Library(method, baseline, seeds) for baseline in settings[: 1 if quick else None]]
 
     # TRAK's kernel needs as many pieces as dimensions.
-    pieces = len(pieces_of(bench.retraining)[1])
-    trak = tuple(Trak(dimension) for dimension in DIMENSIONS[: 1 if quick else None] if dimension <= pieces)
-    others, dampings = RUNS[1:4], (0.1,) if quick else (0.01, 0.1, 1.0)
-    conjugate = tuple(InfluenceCG(damping, fitted=FITTED) for damping in dampings)
+    trak = [Trak(dimension) for dimension in DIMENSIONS if dimension <= pieces]
+    conjugate = [InfluenceCG(damping, fitted=FITTED) for damping in (0.1, 0.01, 1.0)]
     return [
-        Library("gradient dot product", (TracIn(),), (RUN,)),
-        Library("gradient cosine", (TracIn(cosine=True),), (RUN,)),
-        *(Library("TracIn", (TracIn(),), (RUN,), points) for points in ((2,) if quick else (2, 4, 8))),
-        Library("TRAK-1", trak, (RUN,)),
-        Library("TRAK-4", trak, (RUN, *others)),
+        *grid("gradient dot product", [TracIn()]),
+        *grid("gradient cosine", [TracIn(cosine=True)]),
+        *(Library("TracIn", TracIn(), (RUN,), points) for points in ((2,) if quick else (2, 4))),
+        *grid("TRAK-1", trak),
+        *grid("TRAK-4", trak, runs),
         # Of a large model it takes an hour of a core for each damping.
-        *([] if is_large(bench) else [Library("IF-CG", conjugate, (RUN,))]),
-        Library("EK-FAC", grid("EK-FAC"), (RUN,)),
-        Library("representation similarity", grid("representation similarity"), (RUN,)),
-        Library("BM25", grid("BM25"), (RUN,)),
+        *([] if is_large(bench) else grid("IF-CG", conjugate)),
+        *grid("EK-FAC", [Ekfac(damping) for damping in DAMPINGS]),
+        *grid("representation similarity", GRIDS["representation similarity"]),
+        *grid("BM25", GRIDS["BM25"]),
     ]
 
 
@@ -142,16 +141,15 @@ def others(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Settin
     for library in libraries(bench, quick):
         if (result := bench.found(library)) is None:
             continue
-        models = len(library.seeds) * library.points
-        for baseline, scores, seconds in zip(library.settings, result["scores"], result["seconds"], strict=True):
-            own, kept = cost_of(baseline, models, timed)
-            # What a library does for a query at the time of the query, and nothing before it.
-            of_query = float(seconds) / queries if own is None else own
-            before = max(0.0, float(seconds) - queries * of_query) / float(result["plain_seconds"])
-            predicted = predicted_change(scores, bench.dropped)
-            one = Setting(predicted, of_query / forward, kept, before + len(library.seeds) - 1)
-            setting = f"{library.points} checkpoints" if library.points > 1 else repr(baseline)
-            rows.append((library.method, setting, one))
+        models, seconds = len(library.seeds) * library.points, float(result["seconds"])
+        own, kept = cost_of(library.baseline, models, timed)
+        # What a library does for a query at the time of the query, and nothing before it.
+        of_query = seconds / queries if own is None else own
+        before = max(0.0, seconds - queries * of_query) / float(result["plain_seconds"])
+        predicted = predicted_change(result["scores"], bench.dropped)
+        one = Setting(predicted, of_query / forward, kept, before + len(library.seeds) - 1)
+        setting = f"{library.points} checkpoints" if library.points > 1 else in_words(library.baseline)
+        rows.append((library.method, setting, one))
     return rows
 
 
@@ -170,6 +168,20 @@ def cost_of(baseline: Baseline, models: int, timed: Any) -> tuple[float | None, 
         return float(timed["forward"]), 4.0 * float(timed["width"])
     assert isinstance(baseline, BM25)
     return float(timed["lookup"]), float(timed["index_bytes"])
+
+
+def in_words(baseline: Baseline) -> str:
+    """What is tried with it."""
+    match baseline:
+        case Trak():
+            return f"dimension {baseline.dimension}"
+        case InfluenceCG() | Ekfac():
+            return f"damping {baseline.damping:g}"
+        case Similarity():
+            return baseline.metric
+        case BM25():
+            return baseline.pooled
+    return ""
 
 
 def int8_bytes(parameters: int) -> float:

@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Library(Named):
-    """A method of `dist_attr.evaluation.baselines` with all its settings.
+    """A method of `dist_attr.evaluation.baselines` with one of its settings.
 
-    The record: `scores` (settings, queries, sources); `seconds` (settings,) of the processor for all of it, queries
-    included; `plain_seconds` of one training.
+    The record: `scores` (queries, sources); `seconds` of the processor for all of it, queries included; `plain_seconds`
+    of one training.
 
     Attributes:
         method: its name.
-        settings: to choose from.
+        baseline: with the setting.
         seeds: of the runs whose ends are its checkpoints; the queries are those of the first.
         points: checkpoints of each run, at the ends of that many equal parts; TracIn weighs each with the mean learning
             rate of the part before it.
     """
 
     method: str
-    settings: tuple[Baseline, ...]
+    baseline: Baseline
     seeds: tuple[int, ...]
     points: int = 1
 
@@ -54,13 +54,10 @@ class Library(Named):
             plain.append(ends[1])
         tokenizer = load_tokenizer(bench.tokenizer, [])
         trained = language_model(bench.at(self.seeds[0]), checkpoints, rates=rates, tokenizer=tokenizer)
-        scores, seconds = [], []
-        for baseline in self.settings:
-            started = time.process_time()
-            scores.append(baseline(trained))
-            seconds.append(time.process_time() - started)
-        found = {"scores": np.stack(scores), "seconds": np.array(seconds), "plain_seconds": float(np.mean(plain))}
-        return record(found)
+        started = time.process_time()
+        scores = self.baseline(trained)
+        seconds = time.process_time() - started
+        return record({"scores": scores, "seconds": seconds, "plain_seconds": float(np.mean(plain))})
 
 
 def checkpoints_of(run: Retraining, points: int) -> tuple[list[tuple[dict[str, Any], float]], float]:

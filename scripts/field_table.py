@@ -138,7 +138,9 @@ def between(values: list[float], write: object) -> str:
 
 def short(value: float) -> str:
     """With two digits that matter."""
-    return "0" if value < 0.005 else f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+    if 0 < value < 0.01:
+        return "< 0.01"
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def size_in_words(number: float) -> str:
