@@ -36,9 +36,9 @@ from dist_attr.config import StoreConfig
 from dist_attr.evaluation import lds, predicted_change
 from dist_attr.store import Codec
 from scripts import one_thread
-from scripts.codec_fidelity import Stored, simulated, true_changes
+from scripts.codec_fidelity import true_changes
 from scripts.dial_benches import BENCHES
-from scripts.dial_tasks import Bench, read_out
+from scripts.dial_tasks import Bench, Displaced, read_out, simulate
 
 RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128)
 SOURCES = (16, 64, 256, 1024, 4096)
@@ -68,7 +68,7 @@ def fidelity(bench: Bench, calibration_number: int) -> list[dict[str, Any]]:
 
     from dist_attr.influence import ReadoutBasis
 
-    retraining, stored = bench.at(0), simulated(bench, "trajectory")
+    retraining, stored = bench.at(0), simulate(bench.at(0), "trajectory", {})
     dropped, outputs = true_changes(bench)
     counts = dropped.sum(axis=1)
 
@@ -81,16 +81,17 @@ def fidelity(bench: Bench, calibration_number: int) -> list[dict[str, Any]]:
         }
 
     calibrating = replace(retraining, queries=calibration_queries(bench, calibration_number))
-    calibration = read_out(calibrating, retraining.start(), stored, False)["linear"]
-    exact = read_out(retraining, retraining.start(), stored, False)["linear"]
+    calibration = read_out(calibrating, retraining.start(), stored, None)["linear"]
+    exact = read_out(retraining, retraining.start(), stored, None)["linear"]
     basis = ReadoutBasis.fit(
         [torch.from_numpy(scores)[None] for scores in calibration],
         rank=min(exact.shape[1], max(RANKS), calibration_number),
     )
-    directions = Stored(stored.parameters, in_int8((basis.mixing.float().numpy() @ stored.values).astype(np.float32)))
-    stored_calibration = torch.from_numpy(read_out(calibrating, retraining.start(), directions, False)["linear"])
+    mixed = basis.mixing.float() @ stored.tangents
+    directions = Displaced(stored.parameters, torch.from_numpy(in_int8(mixed.numpy())))
+    stored_calibration = torch.from_numpy(read_out(calibrating, retraining.start(), directions, None)["linear"])
     basis = basis.as_stored([torch.from_numpy(s)[None] for s in calibration], [a[:, None] for a in stored_calibration])
-    along = torch.from_numpy(read_out(retraining, retraining.start(), directions, False)["linear"])
+    along = torch.from_numpy(read_out(retraining, retraining.start(), directions, None)["linear"])
     rows = []
     for rank in sorted({min(rank, basis.rank) for rank in RANKS}):
         scores = basis.of_sources(along[:, :rank].T).T.numpy()

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -25,7 +24,7 @@ from dist_attr.evaluation import lds, predicted_change
 from dist_attr.store import Codec
 from scripts import one_thread
 from scripts.dial_benches import small_gpt
-from scripts.dial_tasks import Bench, Truth, in_turns, read_out, work
+from scripts.dial_tasks import Bench, Displaced, Truth, computed, read_out, simulate
 
 ENCODINGS = [
     ("float32", 64),
@@ -35,57 +34,27 @@ ENCODINGS = [
 ]
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Tangents (sources, P) as they come out of a store, and the parameters (P,) they belong to."""
-
-    parameters: Any
-    values: NDArray[np.float32]
-
-    def tangents(self) -> Any:
-        """As a simulator has them."""
-        import torch
-
-        return torch.from_numpy(self.values)
-
-
-def simulated(bench: Bench, method: str) -> Stored:
-    """All tangents of the first run."""
+def encodings(stored: Displaced) -> Iterator[tuple[Codec, float, Displaced]]:
+    """Each codec, its bits a number before compression, and the tangents after it."""
     import torch
 
-    from dist_attr.influence import make_simulator
-    from dist_attr.simulation.recipe import training_step
-
-    retraining = bench.at(0)
-    sources, start = len(retraining.corpus.sources), retraining.start()
-    step = training_step(start, retraining.training)
-    state, weights = step.initial(step.space.read(start)), torch.ones(sources)
-    simulator = make_simulator(method, step, state, weights, range(sources), sources_per_pass=8)  # type: ignore[arg-type]
-    for t, _, batch, _ in in_turns(retraining):
-        simulator.advance(batch, t)
-    return Stored(simulator.parameters, simulator.tangents().numpy())
-
-
-def encodings(stored: Stored) -> Iterator[tuple[Codec, float, Stored]]:
-    """Each codec, its bits a number before compression, and the tangents after it."""
-    size = stored.values.shape[1]
+    values = stored.tangents.numpy()
+    size = values.shape[1]
     for name, block in ENCODINGS:
         codec, out = Codec.of(StoreConfig.model_validate({"codec": name, "block_size": block})), []
-        for row in stored.values:
+        for row in values:
             encoded = codec.encode(row)
             codec.decode(encoded, decoded := np.empty_like(row))
             out.append(decoded)
         bits = 8 * (encoded.values.nbytes + encoded.scales.nbytes) / size
-        yield codec, bits, Stored(stored.parameters, np.stack(out))
+        yield codec, bits, Displaced(stored.parameters, torch.from_numpy(np.stack(out)))
 
 
 def true_changes(bench: Bench) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """What was dropped, and the outputs of the models retrained so; those that are there, or all if there are none."""
     tasks = [Truth(0, subset) for subset in range(len(bench.dropped))]
-    there = [task for task in tasks if task.file(bench).exists()] or tasks
-    for task in there:
-        work(bench, task)
-    outputs = np.array([np.load(task.file(bench))["outputs"] for task in there])
+    there = [task for task in tasks if bench.found(task) is not None] or tasks
+    outputs = np.array(computed(bench, there, workers=1))
     return bench.dropped[[task.subset for task in there]], outputs
 
 
@@ -104,10 +73,10 @@ def main(
     counts = dropped.sum(axis=1)
     figures = []
     for method, readout in (("trajectory", "counterfactual"), ("tangent", "linear")):
-        retraining, stored = bench.at(0), simulated(bench, method)
+        retraining, stored = bench.at(0), simulate(bench.at(0), method, {})
         exact: NDArray[np.float64] | None = None
         for codec, bits, part in encodings(stored):
-            scores = read_out(retraining, retraining.start(), part, method == "trajectory")[readout]
+            scores = read_out(retraining, retraining.start(), part, 1.0 if method == "trajectory" else None)[readout]
             exact = scores if exact is None else exact
             moved = float(np.linalg.norm(scores - exact) / np.linalg.norm(exact))
             values = {

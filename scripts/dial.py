@@ -23,9 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,8 +36,7 @@ from rich.table import Table
 from dist_attr.evaluation import lds, noise_ceiling, predicted_change
 from scripts import one_thread
 from scripts.dial_benches import BENCHES
-from scripts.dial_tasks import Bench, Simulation, Truth, work
-from scripts.fidelity import progress_bars
+from scripts.dial_tasks import Bench, Simulation, Truth, computed
 
 EXACT = "trajectory"
 SHARES = ("0.5", "0.25", "0.125", "0.0625")
@@ -112,16 +109,6 @@ def all_tasks(bench: Bench) -> list[Truth | Simulation]:
     return tasks
 
 
-def compute(bench: Bench, tasks: Sequence[Truth | Simulation], workers: int) -> None:
-    """All that is not in the folder yet."""
-    missing = [task for task in tasks if not task.file(bench).exists()]
-    with progress_bars() as bars, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        bar = bars.add_task("simulations and retrainings", total=len(missing))
-        for done in as_completed([pool.submit(work, bench, task) for task in missing]):
-            done.result()
-            bars.update(bar, advance=1)
-
-
 class Outcome:
     """What the folder says about a bench."""
 
@@ -134,11 +121,9 @@ class Outcome:
 
     def _truth(self, seeds: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The subsets that are there for all seeds, and the outputs (seeds, subsets, queries)."""
-        files = [[Truth(seed, i).file(self._bench) for seed in seeds] for i in range(len(self._size))]
-        there = np.array([i for i, of_seeds in enumerate(files) if all(file.exists() for file in of_seeds)], np.int64)
-        return there, np.array(
-            [[np.load(of_seed[i])["outputs"] for i in there] for of_seed in zip(*files, strict=True)]
-        )
+        found = [[self._bench.found(Truth(seed, i)) for seed in seeds] for i in range(len(self._size))]
+        there = [i for i, of_seeds in enumerate(found) if all(outputs is not None for outputs in of_seeds)]
+        return np.array(there, np.int64), np.array([[found[i][n] for i in there] for n in range(len(seeds))])
 
     def ceilings(self) -> dict[str, float]:
         """Of the second truth, by number of dropped sources."""
@@ -161,25 +146,22 @@ class Outcome:
                 found[f"{name}, {number}"] = lds(predicted, outputs[:, chosen].mean(axis=0), resamples=500)
         return found
 
-    def _loaded(self, setting: str, seed: int) -> Any:
-        file = Simulation(seed, setting).file(self._bench)
-        return np.load(file) if file.exists() else None
-
     def points(self) -> Iterator[Point]:
         """All settings of the first run, then the averages."""
         for lever, settings in LEVERS.items():
             for setting in settings:
-                if (loaded := self._loaded(setting, RUNS[0])) is None:
+                if (loaded := self._bench.found(Simulation(RUNS[0], setting))) is None:
                     continue
-                readouts = [readout for readout in ("linear", "counterfactual") if readout in loaded]
+                readouts = [readout for readout in ("linear", "counterfactual") if readout in loaded.dtype.names]
                 for readout in readouts:
                     curve = lever if readout == readouts[-1] else None
                     found = self.fidelity_of(loaded[readout], list(self.truths))
                     yield Point(curve, f"{setting}, {readout}", float(loaded["cost"]), found)
         sources = self._bench.dropped.shape[1]
         for setting in AVERAGED if "any such run" in self.truths else ():
-            runs = [loaded for seed in RUNS if (loaded := self._loaded(setting, seed)) is not None]
-            readout = "counterfactual" if all("counterfactual" in loaded for loaded in runs) else "linear"
+            of_seeds = [self._bench.found(Simulation(seed, setting)) for seed in RUNS]
+            runs = [loaded for loaded in of_seeds if loaded is not None]
+            readout = "counterfactual" if all("counterfactual" in loaded.dtype.names for loaded in runs) else "linear"
             for number in range(1, len(runs) + 1):
                 scores = np.mean([loaded[readout] for loaded in runs[:number]], axis=0)
                 cost = sum(float(loaded["cost"]) for loaded in runs[:number]) + (number - 1) / sources
@@ -233,7 +215,7 @@ def main(
     model: Annotated[Literal["small-gpt", "smollm2", "passages"], typer.Option(help="which protocol")] = "small-gpt",
     quick: Annotated[bool, typer.Option("--quick", help="a try of two minutes; measures nothing")] = False,
     only_show: Annotated[bool, typer.Option("--show", help="compute nothing more")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="processes, one thread each")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Ray tasks at once, one thread each")] = 2,
     figure: Annotated[Path | None, typer.Option(help="SVG or PNG file to draw")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for all figures")] = None,
 ) -> None:
@@ -244,7 +226,7 @@ def main(
     work_folder.mkdir(parents=True, exist_ok=True)
     bench = BENCHES[model](work_folder, quick)
     if not only_show:
-        compute(bench, all_tasks(bench), workers)
+        computed(bench, all_tasks(bench), workers)
     outcome = Outcome(bench)
     points, ceilings = list(outcome.points()), outcome.ceilings()
     show(points, ceilings)

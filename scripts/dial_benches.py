@@ -20,7 +20,7 @@ def small_gpt(folder: Path, quick: bool) -> Bench:
     tokenizer = fidelity.save_tokenizer(documents, queries, folder / "tokenizer")
     config = fidelity.run_config(protocol, documents, tokenizer, folder / "run", "trajectory", 1)
     subsets = [drop_subsets(protocol.sources, protocol.subsets, number, 0) for number in protocol.drops]
-    return Bench(fidelity.retraining_of(config, queries), np.concatenate(subsets), folder)
+    return Bench(fidelity.retraining_of(config, queries), np.concatenate(subsets), folder, config.tokenizer)
 
 
 def fine_tune(folder: Path, quick: bool) -> Bench:
@@ -39,7 +39,7 @@ def fine_tune(folder: Path, quick: bool) -> Bench:
     encoded = [encode_query(query, tokenizer, 2048) for query in queries]
     retraining = Retraining(config.model, config.training, corpus, len(tokenizer), end_of_text_id(tokenizer), encoded)
     half = drop_subsets(recipe.sources, 3 if quick else recipe.sources, recipe.sources // 2, 0)
-    return Bench(retraining, np.concatenate([np.eye(recipe.sources, dtype=bool), half]), folder)
+    return Bench(retraining, np.concatenate([np.eye(recipe.sources, dtype=bool), half]), folder, config.tokenizer)
 
 
 def passages(folder: Path, quick: bool) -> Bench:
@@ -68,6 +68,7 @@ def passages(folder: Path, quick: bool) -> Bench:
         retraining,
         np.concatenate(subsets),
         folder,
+        config.tokenizer,
         levers=("tangent, horizon", "trajectory", "trajectory, share 0.25, weight 0.4", "gradient dot product"),
     )
 

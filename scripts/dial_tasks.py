@@ -1,18 +1,26 @@
-"""What scripts/dial.py computes: simulations with their cost, and retrained models; each kept in a file of its own."""
+"""What scripts/dial.py and scripts/field.py compute: simulations with their cost, and retrained models.
+
+Each is a Ray task whose result is kept in a file of its own, named by all that decides it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.fidelity import progress_bars
+
 if TYPE_CHECKING:
-    from dist_attr.evaluation import Retraining
+    from torch import Tensor, nn
+
+    from dist_attr.config import TokenizerConfig
+    from dist_attr.evaluation import Kept, Retraining
 
 CHECKPOINTS = "checkpoints"
 
@@ -25,39 +33,73 @@ class Bench:
         retraining: the run; its seed is replaced.
         dropped: (subsets, sources), true where a retrained model goes without the source.
         folder: of the results.
+        tokenizer: the run's.
         levers: curves of scripts/dial.py that make sense for it, against the first truth; none means everything.
     """
 
     retraining: Retraining
     dropped: NDArray[np.bool_]
     folder: Path
+    tokenizer: str | TokenizerConfig
     levers: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> Kept:
+        """The finished results."""
+        from dist_attr.evaluation import Kept
+        from dist_attr.store import Place
+
+        return Kept(Place(str(self.folder / "kept")))
 
     def at(self, seed: int) -> Retraining:
         """The same with other initial weights and another batch order."""
-        training = self.retraining.training.model_copy(update={"seed": seed})
-        return replace(self.retraining, training=training)
+        return self.retraining.at(seed)
+
+    def found(self, task: Task) -> Any:
+        """A task's result, None as long as there is none."""
+        return self.kept.get(task.name(self))
+
+
+class Task(Protocol):
+    """Something to compute once."""
+
+    def name(self, bench: Bench) -> str:
+        """Digest of all that decides the result."""
+        ...
+
+    def compute(self, bench: Bench) -> NDArray[Any]:
+        """The result."""
+        ...
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Retrain without one subset of the sources."""
+    """Retrain without one subset of the sources: outputs (queries,), in nats."""
 
     seed: int
     subset: int
 
-    def file(self, bench: Bench) -> Path:
-        """Holds `outputs` (queries,), in nats."""
-        return bench.folder / f"truth {self.seed} {self.subset}.npz"
+    def weights(self, bench: Bench) -> list[float]:
+        """Of the sources."""
+        kept: list[float] = (1.0 - bench.dropped[self.subset]).tolist()
+        return kept
 
-    def compute(self, bench: Bench) -> dict[str, Any]:
-        """What goes into the file."""
-        return {"outputs": bench.at(self.seed).outputs((1.0 - bench.dropped[self.subset]).tolist())}
+    def name(self, bench: Bench) -> str:
+        """The one that `dist_attr.evaluation.retrained_outputs` gives it."""
+        from dist_attr.evaluation.kept import digest
+
+        return digest(bench.retraining.fingerprint, self.seed, self.weights(bench))
+
+    def compute(self, bench: Bench) -> NDArray[Any]:
+        """Train and ask."""
+        return bench.at(self.seed).outputs(self.weights(bench))
 
 
 @dataclass(frozen=True)
 class Simulation:
     """Simulate all sources beside a run and read out all queries.
+
+    The result is a record: `linear` and, of replicas, `counterfactual` (queries, sources), `cost`, `plain_seconds`.
 
     Attributes:
         seed: of the run.
@@ -68,17 +110,52 @@ class Simulation:
     seed: int
     setting: str
 
-    def file(self, bench: Bench) -> Path:
-        """Holds `linear` and, of replicas, `counterfactual` (queries, sources), and `cost`."""
-        return bench.folder / f"{self.setting} {self.seed}.npz"
+    def name(self, bench: Bench) -> str:
+        """Digest of run and setting."""
+        from dist_attr.evaluation.kept import digest
 
-    def compute(self, bench: Bench) -> dict[str, Any]:
-        """What goes into the file."""
+        return digest("simulation", bench.retraining.fingerprint, self.seed, self.setting)
+
+    def compute(self, bench: Bench) -> NDArray[Any]:
+        """Simulate and read out."""
         method, settings = parse(self.setting)
         retraining = bench.at(self.seed)
         if method == "gradient":
-            return gradient_scores(retraining, int(settings.get(CHECKPOINTS, 1)))
-        return simulated_scores(retraining, method, settings)
+            return record(gradient_scores(retraining, int(settings.get(CHECKPOINTS, 1))))
+        return record(simulated_scores(retraining, method, settings))
+
+
+def record(values: dict[str, Any]) -> NDArray[Any]:
+    """Arrays and numbers under their names as one array, which is what a file holds."""
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    kinds = [(name, array.dtype, array.shape) for name, array in arrays.items()]
+    return np.array(tuple(arrays.values()), dtype=kinds)
+
+
+def computed(bench: Bench, tasks: Sequence[Task], workers: int) -> list[NDArray[Any]]:
+    """All results; what is not kept yet is computed by that many Ray tasks at once, one thread each."""
+    from dist_attr.evaluation import Workers
+    from dist_attr.evaluation.tasks import gathered
+
+    with progress_bars() as bars:
+        bar = bars.add_task("simulations and retrainings", total=len(tasks))
+        return gathered(
+            work,
+            bench,
+            [(task,) for task in tasks],
+            names=[task.name(bench) for task in tasks],
+            kept=bench.kept,
+            workers=Workers(workers),
+            on_done=lambda *_: bars.update(bar, advance=1),
+        )
+
+
+def work(bench: Bench, task: Task) -> NDArray[Any]:
+    """One result; in a process of its own, with one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    return task.compute(bench)
 
 
 def parse(setting: str) -> tuple[str, dict[str, float]]:
@@ -105,16 +182,50 @@ def in_turns(retraining: Retraining) -> Iterator[tuple[int, Any, Any, float]]:
         yield t, model, Batch(tokens[:, :-1], tokens[:, 1:], sources[:, 1:]), time.process_time() - started
 
 
-def simulated_scores(retraining: Retraining, method: str, settings: dict[str, float]) -> dict[str, Any]:
+class Displaced(NamedTuple):
+    """Where a run ended, and how its sources moved that.
+
+    Attributes:
+        parameters: (P,).
+        tangents: (sources, P), per unit of source weight.
+        seconds: of the processor that the simulation took; 0 if nobody wants to know.
+        plain_seconds: that plain training took, in turns with it.
+    """
+
+    parameters: Tensor
+    tangents: Tensor
+    seconds: float = 0.0
+    plain_seconds: float = 0.0
+
+
+def simulate(
+    retraining: Retraining,
+    method: str,
+    settings: dict[str, float],
+    *,
+    weights: Tensor | None = None,
+    sources: Sequence[int] | None = None,
+) -> Displaced:
+    """Simulate beside a run.
+
+    Args:
+        retraining: the run.
+        method: trajectory or tangent.
+        settings: levers, `window`, `epsilon`, `central`, and `weight`, a factor of the run's source weights.
+        weights: the run's source weights (S,); 1 by default. The plain training it is timed against has all at 1.
+        sources: to simulate; all by default.
+    """
     import torch
 
     from dist_attr.influence import Levers, make_simulator
     from dist_attr.simulation.recipe import training_step
 
-    sources, steps = len(retraining.corpus.sources), retraining.training.steps
-    start = retraining.start()
+    number, steps = len(retraining.corpus.sources), retraining.training.steps
+    sources = range(number) if sources is None else sources
+    start, settings = retraining.start(), dict(settings)
+    weights = settings.pop("weight", 1.0) * (torch.ones(number) if weights is None else weights)
     step = training_step(start, retraining.training)
-    state, weights, simulator = step.initial(step.space.read(start)), torch.ones(sources), None
+    state, simulator = step.initial(step.space.read(start)), None
     first = steps - round(settings.pop("window", 1.0) * steps)
     replicas = {name: settings.pop(name) for name in ("epsilon", "central") if name in settings}
     levers = Levers(**{name: v if name.startswith("curvature") else int(v) for name, v in settings.items()})  # type: ignore[arg-type]
@@ -131,7 +242,7 @@ def simulated_scores(retraining: Retraining, method: str, settings: dict[str, fl
                 step,
                 state,
                 weights,
-                range(sources),
+                sources,
                 levers=levers,
                 sources_per_pass=at_once,
                 **replicas,  # type: ignore[arg-type]
@@ -140,31 +251,46 @@ def simulated_scores(retraining: Retraining, method: str, settings: dict[str, fl
         simulator.advance(batch, t)
         simulated += time.process_time() - started
     assert simulator is not None
-    scores = read_out(retraining, start, simulator, method == "trajectory")
-    return {**scores, "cost": simulated / plain / sources, "plain_seconds": plain}
+    return Displaced(simulator.parameters, simulator.tangents(), simulated, plain)
 
 
-def read_out(retraining: Retraining, model: Any, simulator: Any, counterfactual: bool) -> dict[str, Any]:
-    """Scores (queries, sources) by readout."""
+def simulated_scores(retraining: Retraining, method: str, settings: dict[str, float]) -> dict[str, Any]:
+    found = simulate(retraining, method, settings)
+    epsilon = settings.get("epsilon", 1.0) if method == "trajectory" else None
+    cost = found.seconds / found.plain_seconds / len(retraining.corpus.sources)
+    scores = read_out(retraining, retraining.start(), found, epsilon)
+    return {**scores, "cost": cost, "plain_seconds": found.plain_seconds}
+
+
+def read_out(retraining: Retraining, model: nn.Module, at: Displaced, epsilon: float | None) -> dict[str, Any]:
+    """Scores (queries, sources) by readout, in nats per unit of source weight.
+
+    Args:
+        retraining: whose queries are read out.
+        model: its structure.
+        at: the parameters and the sources' tangents.
+        epsilon: by which the sources weighed less in the replicas that the tangents came from, which are then asked
+            themselves (`counterfactual`); None if there were none.
+    """
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
     from dist_attr.influence import ParameterSpace, Sequences, counterfactual_logprobs, directional_logprobs
     from dist_attr.models import causal_forward
 
-    readouts: dict[str, Any] = {"linear": directional_logprobs}
-    if counterfactual:
-        readouts["counterfactual"] = counterfactual_logprobs
+    readouts: dict[str, tuple[Any, float]] = {"linear": (directional_logprobs, 1.0)}
+    if epsilon is not None:
+        readouts["counterfactual"] = (counterfactual_logprobs, epsilon)
     queries, scores = retraining.queries, {}
     forward, space = causal_forward(model), ParameterSpace.of(model)
     model.requires_grad_(False)
-    for name, readout in readouts.items():
+    for name, (readout, reach) in readouts.items():
         parts = []
         for first in range(0, len(queries), 16):
             some = queries[first : first + 16]
             tokens = pad_sequence([torch.tensor(query.tokens) for query in some], batch_first=True)
-            at = Sequences(forward, space, simulator.parameters, tokens)
-            by_token = readout(at, torch.split(simulator.tangents(), 8)).scores
+            sequences = Sequences(forward, space, at.parameters, tokens)
+            by_token = readout(sequences, (reach * part for part in torch.split(at.tangents, 8))).scores / reach
             parts += [by_token[:, i, q.start - 1 : len(q.tokens) - 1].sum(1) for i, q in enumerate(some)]
         scores[name] = torch.stack(parts).double().numpy()
     return scores
@@ -184,16 +310,3 @@ def gradient_scores(retraining: Retraining, checkpoints: int) -> dict[str, Any]:
             scores.append(gradient_dot(model, retraining.corpus, retraining.training, retraining.queries))
             dot += time.process_time() - started
     return {"linear": np.mean(scores, axis=0), "cost": dot / plain / sources, "plain_seconds": plain}
-
-
-def work(bench: Bench, task: Truth | Simulation) -> None:
-    """Compute what is not there yet; in a process of its own, with one thread."""
-    import torch
-
-    file = task.file(bench)
-    if file.exists():
-        return
-    torch.set_num_threads(1)
-    partial = file.with_suffix(".tmp.npz")
-    np.savez(partial, **task.compute(bench))
-    partial.replace(file)

@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dist_attr.evaluation.fidelity import Floats
 from dist_attr.store import Place
 from dist_attr.store.places import clear_errors
 
@@ -37,17 +37,17 @@ class Kept:
         self._place = place
         self._files, self._path = place.files()
 
-    def get(self, name: str) -> Floats | None:
+    def get(self, name: str) -> NDArray[Any] | None:
         """The array of that name, or None when there is none that can be read."""
         try:
             with clear_errors(self._place.url):
                 data = self._files.cat_file(f"{self._path}/{name}.npy")
-            values: Floats = np.load(io.BytesIO(data), allow_pickle=False)
+            values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
         except (FileNotFoundError, ValueError, EOFError):
             return None  # a file that was cut off is computed again
         return values
 
-    def put(self, name: str, values: Floats) -> None:
+    def put(self, name: str, values: NDArray[Any]) -> None:
         """Write an array; it is there whole, or not at all. Raises StoreError when the place cannot be written to."""
         buffer, path = io.BytesIO(), f"{self._path}/{name}.npy"
         np.save(buffer, values, allow_pickle=False)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 
 from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
 from dist_attr.errors import DistAttrError, SimulationError
-from dist_attr.evaluation.fidelity import Floats
 from dist_attr.evaluation.kept import Kept
 
 
@@ -35,11 +35,11 @@ class Workers:
     most_failures: int = 3
 
 
-Done = Callable[[int, Floats], object]
+Done = Callable[[int, NDArray[Any]], object]
 
 
 def gathered(
-    function: Callable[..., Floats],
+    function: Callable[..., NDArray[Any]],
     shared: Any,
     calls: Sequence[tuple[Any, ...]],
     *,
@@ -47,7 +47,7 @@ def gathered(
     kept: Kept | None = None,
     workers: Workers | None = None,
     on_done: Done = lambda *_: None,
-) -> list[Floats]:
+) -> list[NDArray[Any]]:
     """`function(shared, *call)` of every call.
 
     Args:
@@ -97,9 +97,9 @@ def gathered(
     return [found[number] for number in range(len(calls))]
 
 
-def _result(call: Any, workers: Workers) -> Floats:
+def _result(call: Any, workers: Workers) -> NDArray[Any]:
     try:
-        result: Floats = ray.get(call)
+        result: NDArray[Any] = ray.get(call)
     except RayTaskError as error:
         if isinstance(error.cause, DistAttrError):
             raise error.cause from None

@@ -36,6 +36,7 @@ class InfluenceCG:
     fitted: int = 1000
     seed: int = 0
 
+    @torch.no_grad()  # dattri differentiates by transforms; autograd would keep the graphs of all iterations besides
     def __call__(self, trained: Trained) -> NDArray[np.float64]:
         """See `Baseline`."""
         from dattri.algorithm import IFAttributorCG
@@ -73,6 +74,7 @@ class InfluenceLiSSA:
     repeats: int = 1
     seed: int = 0
 
+    @torch.no_grad()  # dattri differentiates by transforms; autograd would keep the graphs of all iterations besides
     def __call__(self, trained: Trained) -> NDArray[np.float64]:
         """See `Baseline`."""
         from dattri.algorithm import IFAttributorLiSSA

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dist_attr.errors import ConfigError
 from dist_attr.evaluation.baselines.contract import Piece, Predictions, Trained
 
-HELD = 2**27  # numbers of gradients in memory at once: half a GiB
+HELD = 2**25  # numbers of gradients in memory at once, 128 MiB; the libraries hold several times as much
 
 Output = Callable[[Predictions], Tensor]
 

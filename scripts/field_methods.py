@@ -1,0 +1,193 @@
+"""The methods of scripts/field.py: what has to be computed for each, its grid, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dist_attr.evaluation import predicted_change
+from dist_attr.evaluation.baselines import BM25, GRIDS, Baseline, Ekfac, InfluenceCG, Similarity, TracIn, Trak
+from dist_attr.evaluation.baselines.tasks import pieces_of
+from scripts.dial import RUNS
+from scripts.dial_tasks import Bench, Simulation, Task
+from scripts.field_others import Library, QueryCost
+from scripts.field_ours import Descent, Grouped, Halves
+from scripts.field_table import Setting
+
+RUN = RUNS[0]
+LINEAR, COUNTERFACTUAL = "linear", "counterfactual"
+HALF_WEIGHT = "trajectory weight=0.5 epsilon=0.5"
+MEANS = {number: f"trajectory, counterfactual, mean of {number} runs" for number in (2, 3)}
+OTHER_RUNS = tuple(MEANS.values())  # they say nothing of this run in particular
+DIMENSIONS = (32, 256, 1024)  # of TRAK's projection; dattri reads all gradients anew for each
+DAMPINGS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 1e-1)  # of EK-FAC
+DIMENSION = 64  # of the projection that is timed; others are as many times the work
+FITTED = 64  # pieces whose Hessian IF-CG inverts; its own 1,000 would take an hour of a core
+
+
+def descent(bench: Bench, quick: bool) -> Descent:
+    """The checkpoint simulator with its grid, smaller where a sequence costs more."""
+    if quick:
+        return Descent(RUN, steps=(1, 2), dampings=(1.0,), batch_size=8)
+    if is_large(bench):
+        return Descent(RUN, steps=(1, 2, 4), dampings=(1.0,), batch_size=4)
+    return Descent(RUN, steps=(3, 6, 12, 24), dampings=(1.0, 10.0), batch_size=64)
+
+
+def is_large(bench: Bench) -> bool:
+    """Whether a model is fine-tuned, of which a forward pass costs a thousand times what the small GPT's does."""
+    return bench.retraining.model.path is not None
+
+
+def libraries(bench: Bench, quick: bool) -> list[Library]:
+    """Every other method with each setting of its grid."""
+    pieces, runs = len(pieces_of(bench.retraining)[1]), RUNS[:4]
+
+    def grid(method: str, settings: Sequence[Baseline], seeds: tuple[int, ...] = (RUN,)) -> list[Library]:
+        return [Library(method, baseline, seeds) for baseline in settings[: 1 if quick else None]]
+
+    # TRAK's kernel needs as many pieces as dimensions.
+    trak = [Trak(dimension) for dimension in DIMENSIONS if dimension <= pieces]
+    conjugate = [InfluenceCG(damping, fitted=FITTED) for damping in (0.1, 0.01, 1.0)]
+    return [
+        *grid("gradient dot product", [TracIn()]),
+        *grid("gradient cosine", [TracIn(cosine=True)]),
+        *(Library("TracIn", TracIn(), (RUN,), points) for points in ((2,) if quick else (2, 4))),
+        *grid("TRAK-1", trak),
+        *grid("TRAK-4", trak, runs),
+        # Of a large model it takes an hour of a core for each damping.
+        *([] if is_large(bench) else grid("IF-CG", conjugate)),
+        *grid("EK-FAC", [Ekfac(damping) for damping in DAMPINGS]),
+        *grid("representation similarity", GRIDS["representation similarity"]),
+        *grid("BM25", GRIDS["BM25"]),
+    ]
+
+
+def tasks(bench: Bench, quick: bool) -> list[Task]:
+    """All that the tables need besides the truths."""
+    return [
+        QueryCost(DIMENSION),
+        Simulation(RUN, "trajectory"),
+        Simulation(RUN, "tangent"),
+        *libraries(bench, quick),
+        Halves(RUN),
+        Grouped(RUN),
+        descent(bench, quick),
+        *(Simulation(seed, "trajectory") for seed in RUNS[1 : max(MEANS)]),
+        Simulation(RUN, HALF_WEIGHT),
+    ]
+
+
+def found(bench: Bench, quick: bool) -> dict[str, dict[str, Setting]]:
+    """By method and setting what is finished; nothing as long as the costs of a query are not."""
+    timed = bench.found(QueryCost(DIMENSION))
+    if timed is None:
+        return {}
+    methods: dict[str, dict[str, Setting]] = {}
+    for name, setting, one in [*ours(bench, quick, timed), *others(bench, quick, timed)]:
+        methods.setdefault(name, {})[setting] = one
+    return methods
+
+
+def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]]:
+    """dist_attr: name, setting, and what it predicts and costs."""
+    sources, rows = len(bench.retraining.corpus.sources), list[tuple[str, str, Setting]]()
+    kept = int8_bytes(int(timed["parameters"]))
+    query = {name: float(timed[name] / timed["forward"]) for name in (LINEAR, COUNTERFACTUAL)}
+
+    def simulated(name: str, result: Any, trainings: float) -> None:
+        if result is not None:
+            for readout in (LINEAR, COUNTERFACTUAL):
+                if readout in result.dtype.names:
+                    predicted = predicted_change(result[readout], bench.dropped)
+                    rows.append((f"{name}, {readout}", "", Setting(predicted, query[readout], kept, trainings)))
+
+    def trainings_of(result: Any) -> float:
+        if result is None:
+            return 0.0
+        if "cost" in result.dtype.names:
+            return float(result["cost"]) * sources
+        return float(result["seconds"]) / float(result["plain_seconds"])
+
+    runs = [bench.found(Simulation(seed, "trajectory")) for seed in RUNS[: max(MEANS)]]
+    tangent, halves = bench.found(Simulation(RUN, "tangent")), bench.found(Halves(RUN))
+    simulated("trajectory", runs[0], trainings_of(runs[0]))
+    if (grouped := bench.found(Grouped(RUN))) is not None:
+        one_source = query[COUNTERFACTUAL] / sources
+        predicted = np.asarray(grouped["grouped"].T)
+        rows.append(("trajectory, group", "", Setting(predicted, one_source, kept, trainings_of(grouped))))
+    half_weight = bench.found(Simulation(RUN, HALF_WEIGHT))
+    simulated("trajectory at weight ½", half_weight, trainings_of(half_weight))
+    simulated("trajectories in two halves", halves, trainings_of(halves))
+    simulated("tangent", tangent, trainings_of(tangent))
+    if (result := bench.found(task := descent(bench, quick))) is not None:
+        for setting, scores, seconds in zip(task.settings, result[LINEAR], result["seconds"], strict=True):
+            predicted, trainings = predicted_change(scores, bench.dropped), float(seconds / result["plain_seconds"])
+            rows.append(("checkpoint, linear", setting, Setting(predicted, query[LINEAR], kept, trainings)))
+    for number, name in MEANS.items():
+        if all(run is not None for run in runs[:number]):
+            mean = np.mean([run[COUNTERFACTUAL] for run in runs[:number]], axis=0)
+            trainings = sum(trainings_of(run) for run in runs[:number]) + number - 1
+            costs = number * query[COUNTERFACTUAL], number * kept, trainings
+            rows.append((name, "", Setting(predicted_change(mean, bench.dropped), *costs)))
+    return rows
+
+
+def others(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]]:
+    """The other methods: name, setting, and what it predicts and costs."""
+    rows, forward, queries = [], float(timed["forward"]), len(bench.retraining.queries)
+    for library in libraries(bench, quick):
+        if (result := bench.found(library)) is None:
+            continue
+        models, seconds = len(library.seeds) * library.points, float(result["seconds"])
+        own, kept = cost_of(library.baseline, models, timed)
+        # What a library does for a query at the time of the query, and nothing before it.
+        of_query = seconds / queries if own is None else own
+        before = max(0.0, seconds - queries * of_query) / float(result["plain_seconds"])
+        predicted = predicted_change(result["scores"], bench.dropped)
+        one = Setting(predicted, of_query / forward, kept, before + len(library.seeds) - 1)
+        setting = f"{library.points} checkpoints" if library.points > 1 else in_words(library.baseline)
+        rows.append((library.method, setting, one))
+    return rows
+
+
+def cost_of(baseline: Baseline, models: int, timed: Any) -> tuple[float | None, float]:
+    """Seconds of a query for all sources, None where the library does everything then; and bytes kept of a source."""
+    gradient = float(timed["backward"] + timed["product"])
+    of_gradient = 4.0 * float(timed["parameters"])
+    if isinstance(baseline, Trak):
+        projection = float(timed["projection"]) * baseline.dimension / DIMENSION
+        return models * (float(timed["backward"]) + projection), models * 4.0 * baseline.dimension
+    if isinstance(baseline, InfluenceCG):
+        return None, of_gradient
+    if isinstance(baseline, (TracIn, Ekfac)):
+        return models * gradient, models * of_gradient
+    if isinstance(baseline, Similarity):
+        return float(timed["forward"]), 4.0 * float(timed["width"])
+    assert isinstance(baseline, BM25)
+    return float(timed["lookup"]), float(timed["index_bytes"])
+
+
+def in_words(baseline: Baseline) -> str:
+    """What is tried with it."""
+    match baseline:
+        case Trak():
+            return f"dimension {baseline.dimension}"
+        case InfluenceCG() | Ekfac():
+            return f"damping {baseline.damping:g}"
+        case Similarity():
+            return baseline.metric
+        case BM25():
+            return baseline.pooled
+    return ""
+
+
+def int8_bytes(parameters: int) -> float:
+    """Of a tangent as a store keeps it, before compression."""
+    from dist_attr.config import StoreConfig
+    from dist_attr.store import Codec
+
+    encoded = Codec.of(StoreConfig(codec="int8")).encode(np.zeros(parameters, np.float32))
+    return float(encoded.values.nbytes + encoded.scales.nbytes)
