@@ -15,7 +15,7 @@ from dist_attr.evaluation.baselines import Baseline, Ekfac, InfluenceCG, Similar
 from scripts.field_table import Column, Setting, tables
 from scripts.mlp_data import load_images
 from scripts.mlp_runs import Floats, Recipe
-from scripts.mlp_tasks import Bench, Exact, Library, Plain, Simulated, Task, Truth
+from scripts.mlp_tasks import Bench, Exact, Library, Nudged, Plain, Simulated, Task, Truth
 from scripts.report import Table
 
 
@@ -57,7 +57,7 @@ class Protocol:
         runs: how many of each kind are averaged at most.
         ensembles: the numbers of runs that get a row.
         libraries: other methods by name, with their settings.
-        averaged: those of them that are averaged over runs too.
+        averaged: those of them that are averaged, over how many full runs, where most of them do better than in halves.
         horizons: of the simulations of all examples.
         checked: every so-manieth example is simulated at full horizon and compared with the derivative in reverse.
     """
@@ -66,7 +66,7 @@ class Protocol:
     questions: Sequence[Question]
     ensembles: tuple[int, ...]
     libraries: Mapping[str, tuple[Baseline, ...]]
-    averaged: tuple[str, ...]
+    averaged: Mapping[str, int]
     horizons: tuple[int, ...]
     checked: int
 
@@ -75,12 +75,20 @@ class Protocol:
         found: list[Task] = [Plain(0), Exact(0, True), Exact(0, False)]
         found += [truth for question in self.questions for truth in question.tasks()[0]]
         found += [Library(0, half, settings) for settings in self.libraries.values() for half in (True, False)]
-        later = range(1, self.ensembles[-1])
-        for seed in later:
-            found += [Exact(seed, True), *(Library(seed, True, self.libraries[name]) for name in self.averaged)]
+        few, many = self.ensembles[1], self.ensembles[-1]
+        found += [Nudged(0, example, less) for example in self._nudged for less in (0.0, *NUDGES)]
+        found += self._runs(1, few)
         found += [Simulated(0, half, None, self.checked) for half in (True, False)]
         found += [Simulated(0, half, horizon, 1) for horizon in self.horizons for half in (True, False)]
         found += [truth for question in self.questions for row in question.tasks()[1:] for truth in row]
+        return found + self._runs(few, many)
+
+    def _runs(self, first: int, end: int) -> list[Task]:
+        """Of some seeds, what is averaged."""
+        found: list[Task] = []
+        for seed in range(first, end):
+            found.append(Exact(seed, True))
+            found += [Library(seed, False, self.libraries[name]) for name, runs in self.averaged.items() if seed < runs]
         return found
 
     def tables(self) -> dict[str, Table]:
@@ -93,7 +101,7 @@ class Protocol:
             f"{numbers}; figures are of every second one, the others were for choosing settings."
         )
         fidelity, grids = tables("retraining", columns, methods, note)
-        return {"lds": fidelity, "settings": grids, "check": self._check()}
+        return {"lds": fidelity, "settings": grids, "check": self._check(), "nudges": self._nudges()}
 
     def _starts(self) -> Iterator[tuple[Question, int]]:
         """Questions with where their subsets begin among all."""
@@ -137,7 +145,7 @@ class Protocol:
             for half in (True, False):
                 found = [
                     self.bench.found(Library(seed, half, settings))
-                    for seed in range(self.ensembles[-1] if half and name in self.averaged else 1)
+                    for seed in range(1 if half else self.averaged.get(name, 1))
                 ]
                 for number in self.ensembles:
                     if all(one is not None for one in found[:number]) and len(found) >= number:
@@ -184,6 +192,29 @@ class Protocol:
         times = len(self.bench.images.train) / one["scores"].shape[1]
         return times * float(one["seconds"]), times * float(one["reading"])
 
+    @property
+    def _nudged(self) -> range:
+        """A few examples."""
+        number = len(self.bench.images.train)
+        return range(0, number, number // 4)
+
+    def _nudges(self) -> Table:
+        """How far the outputs of one run move when an example weighs less, beside what its derivative says."""
+        rows, exact = [], self.bench.found(Exact(0, False))
+        for less in NUDGES:
+            pairs = [[self.bench.found(Nudged(0, one, by)) for by in (0.0, less)] for one in self._nudged]
+            if exact is None or any(one is None for pair in pairs for one in pair):
+                continue
+            true = np.array([after - before for before, after in pairs])
+            said = -less * exact["scores"][:, list(self._nudged)].T
+            agreement = np.corrcoef(said.ravel(), true.ravel())[0, 1]
+            rows.append(
+                [f"{less:g}", *(f"{np.sqrt(np.mean(each**2)):.1e}" for each in (true, said)), f"{agreement:.2f}"]
+            )
+        title = "Change of log-odds when one example weighs less in a full run, root mean square over queries"
+        columns = ["less weight", "retrained", "derivative", "correlation"]
+        return Table(title=title, columns=columns, rows=rows, note=f"{len(self._nudged)} examples, the same seed.")
+
     def _check(self) -> Table:
         """The derivative in reverse against the simulator's."""
         rows = []
@@ -213,6 +244,7 @@ class Protocol:
         )
 
 
+NUDGES = (1.0, 0.1, 0.01)  # by which one example's weight is lowered
 LIBRARIES: Mapping[str, tuple[Baseline, ...]] = {
     "TRAK": (Trak(512),),
     "gradient dot, cosine": (TracIn(), TracIn(cosine=True)),
@@ -237,7 +269,8 @@ def digits(folder: Path, quick: bool) -> Protocol:
         **LIBRARIES,
         "TRAK": tuple(Trak(dimension) for dimension in ((16,) if quick else (32, 64, 128))),
     }
-    return Protocol(bench, questions, (1, 2) if quick else (1, 10), libraries, ("TRAK", "EK-FAC"), (5,), checked=1)
+    averaged = {"TRAK": 2} if quick else {"TRAK": 10, "EK-FAC": 10, "IF-CG": 10}
+    return Protocol(bench, questions, (1, 2) if quick else (1, 10), libraries, averaged, (5,), checked=1)
 
 
 def published(name: str) -> Callable[[Path, bool], Protocol]:
@@ -256,7 +289,8 @@ def published(name: str) -> Callable[[Path, bool], Protocol]:
             questions.append(Question("any such run, one dropped", alone, 1, fixed=False))
         libraries = {**LIBRARIES, "TRAK": (Trak(64),)} if quick else LIBRARIES
         ensembles, every = ((1, 2), 40) if quick else ((1, 4, 10), 250)
-        return Protocol(bench, questions, ensembles, libraries, ("TRAK",), horizons=(), checked=every)
+        averaged = {"TRAK": 2} if quick else {"TRAK": 10, "EK-FAC": 4, "IF-CG": 4}
+        return Protocol(bench, questions, ensembles, libraries, averaged, horizons=(), checked=every)
 
     return protocol
 

@@ -104,6 +104,23 @@ class Truth(Named):
 
 
 @dataclass(frozen=True)
+class Nudged(Named):
+    """The queries' log-odds (queries,) after a full run in which one example weighs a little less, in plain torch."""
+
+    seed: int
+    example: int
+    less: float
+
+    def compute(self, bench: Bench) -> NDArray[Any]:
+        """Train and ask."""
+        run = bench.run(self.seed, half=False)
+        weights = run.weights.clone()
+        weights[self.example] -= self.less
+        theta = run.step.space.read(run.retrained(weights))
+        return np.asarray(run.log_odds(theta).double().numpy())
+
+
+@dataclass(frozen=True)
 class Exact(Named):
     """The tangents' scores at full horizon, computed in reverse: record of `scores` (queries, examples), `seconds`."""
 
