@@ -28,6 +28,7 @@ from rich.console import Console
 
 from scripts import one_thread
 from scripts.mlp_protocols import PROTOCOLS
+from scripts.mlp_tables import Tables
 from scripts.mlp_tasks import compute
 from scripts.report import Report
 
@@ -50,7 +51,7 @@ def main(
     protocol = PROTOCOLS[data](work_folder, quick)
     if not only_show:
         compute(protocol.bench, protocol.tasks(), workers)
-    report = Report.of(protocol.tables(), seed=0, libraries=("dattri", "kronfluence", "scikit-learn"))
+    report = Report.of(Tables(protocol).all(), seed=0, libraries=("dattri", "kronfluence", "scikit-learn"))
     report.show(console)
     if out is not None:
         report.write(out)
