@@ -76,9 +76,9 @@ class Protocol:
         found += [Library(0, half, settings) for settings in self.libraries.values() for half in (True, False)]
         few, many = self.ensembles[1], self.ensembles[-1]
         found += [Nudged(0, example, less) for example in self.nudged for less in (0.0, *NUDGES)]
-        found += self._runs(1, few)
         found += [Simulated(0, half, None, self.checked) for half in (True, False)]
         found += [Simulated(0, half, horizon, 1) for horizon in self.horizons for half in (True, False)]
+        found += self._runs(1, few)
         found += [truth for question in self.questions for row in question.tasks()[1:] for truth in row]
         return found + self._runs(few, many)
 
