@@ -8,6 +8,7 @@ Design decisions:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +138,9 @@ def between(values: list[float], write: object) -> str:
 
 
 def short(value: float) -> str:
-    """With two digits that matter."""
+    """With two digits that matter; what was not measured is nan."""
+    if math.isnan(value):
+        return "not measured"
     if 0 < value < 0.01:
         return "< 0.01"
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
