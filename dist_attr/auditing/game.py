@@ -1,8 +1,8 @@
 """Shapley values of sources that are taken away together.
 
 Taking away a set R of sources costs an answer c(R) nats. Scores of single sources say c({b}); where sources say the
-same, what two of them cost together is not the sum. Shapley's value divides c(all), the whole of it: to each source what
-its going costs, averaged over all orders in which the sources could go one after another.
+same, what two of them cost together is not the sum. Shapley's value divides c(all), the whole of it: to each source
+what its going costs, averaged over all orders in which the sources could go one after another.
 
 The values are linear in the costs, and so are their estimates from some orders only: `allocation` is that linear map.
 """

@@ -29,7 +29,7 @@ from dist_attr.store.manifest import checksum_of
 
 PLAN = "plan.json"
 SCORES = "scores"
-NO_GROUP = "__HIVE_DEFAULT_PARTITION__"  # as Hive, Spark, DuckDB and Arrow spell a missing value
+NO_GROUP = ""  # Hive has a word for a missing value, but pandas does not read a column with it and with names
 WORDS = {"store": "another store", "queries": "other queries", "model": "another model"}
 
 
@@ -95,7 +95,7 @@ def parts_of(plan: dict[str, Any], queries: Sequence[AuditQuery], lengths: Seque
         groups.setdefault(queries[i].group, []).append(i)
     found = []
     for group, members in groups.items():
-        folder = f"{SCORES}/group={NO_GROUP if group is None else quote(group, safe='')}"
+        folder = f"{SCORES}/group={quote(NO_GROUP if group is None else group, safe='')}"
         for start in range(0, len(members), number):
             own = tuple(queries[i] for i in members[start : start + number])
             digest = checksum_of([plan, [query.model_dump(mode="json") for query in own]])

@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 from pydantic import Field
 
 from dist_attr.auditing.duplicates import SharedDocuments
-from dist_attr.auditing.parts import SCORES
+from dist_attr.auditing.parts import NO_GROUP, SCORES
 from dist_attr.auditing.shares import Figure, Floats, Shares
 from dist_attr.config import AuditConfig, MethodName, Settings
 from dist_attr.errors import StoreError
@@ -202,7 +203,7 @@ def read_scores(out: str, columns: Sequence[str] | None = None) -> pa.Table:
 
     Args:
         out: the folder of an audit, any fsspec URL.
-        columns: only these.
+        columns: only these, and the group.
 
     Raises:
         StoreError: a file is missing or damaged.
@@ -211,8 +212,10 @@ def read_scores(out: str, columns: Sequence[str] | None = None) -> pa.Table:
     files, folder = place.files()
     groups = pyarrow.dataset.partitioning(pa.schema([("group", pa.string())]), flavor="hive")
     with clear_damage(f"the scores in {out} cannot be read"):
-        found = pyarrow.dataset.dataset(f"{folder}/{SCORES}", format="parquet", filesystem=files, partitioning=groups)
-        return found.to_table(columns=None if columns is None else list(columns))
+        data = pyarrow.dataset.dataset(f"{folder}/{SCORES}", format="parquet", filesystem=files, partitioning=groups)
+        found = data.to_table(columns=None if columns is None else [*columns, "group"])
+    named = pc.if_else(pc.equal(found["group"], NO_GROUP), pa.scalar(None, pa.string()), found["group"])
+    return found.set_column(found.column_names.index("group"), "group", named)
 
 
 def matrix(column: pa.ChunkedArray, width: int) -> Floats:

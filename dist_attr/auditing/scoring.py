@@ -4,8 +4,8 @@ Design decisions:
 - A part is one block and one task: Ray Data hands the next to whichever actor is free, and holds back while all are
   busy.
 - An actor writes its part itself and hands back a few numbers, so that no scores pass through Ray.
-- Ray starts an actor again whose process or node died, and its task with it. It is bounded: what dies of its own
-  memory would die for ever.
+- Ray starts an actor again whose process or node died, and its task with it. A task is started again a few times only:
+  one that dies of its own memory would die for ever.
 - What is wrong with a store or a query is handed back as a result, since an exception loses its type on the way.
 """
 
@@ -34,7 +34,7 @@ from dist_attr.errors import DistAttrError, SimulationError
 from dist_attr.readout import Attribution, Attributor
 from dist_attr.store import InfluenceStore, Place, open_store
 
-RESTARTS = 3  # of an actor, and of a task
+RETRIES = 3  # of a part whose actor died
 AHEAD = 2  # parts that an actor has, the one it reads out included
 Progress = Callable[[str, int, int], None]
 
@@ -159,7 +159,7 @@ def read_out(
     total = done + sum(len(part.queries) for part in parts)
     progress("reading out", done, total)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the only way to say how often an actor may die
+        warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to say how often
         results = ray.data.from_arrow(blocks).map_batches(
             PartReader,
             batch_size=None,
@@ -169,8 +169,7 @@ def read_out(
             num_cpus=1,
             num_gpus=gpus_per_actor(min(workers, len(parts))),
             runtime_env={"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}},
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
+            max_task_retries=RETRIES,
         )
     try:
         for row in results.iter_rows():
@@ -180,8 +179,8 @@ def read_out(
     except RayError as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SimulationError(
-            f"a worker of the audit died more than {RESTARTS} times: {first}. What is finished stays: give it more "
-            "memory, or fewer --workers, and start the same command again"
+            f"workers of the audit died {RETRIES + 1} times over the same queries: {first}. What is finished stays: "
+            "give it more memory, or fewer --workers, and start the same command again"
         ) from error
 
 

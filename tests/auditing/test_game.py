@@ -59,6 +59,14 @@ def test_some_orders_come_to_all_orders() -> None:
     assert off[1] < 0.7 * off[0]
 
 
+def test_an_order_and_its_reverse_are_enough_where_sources_matter_to_each_other_in_pairs() -> None:
+    draw = np.random.default_rng(0)
+    each, pairs = draw.standard_normal(30), np.triu(draw.standard_normal((30, 30)), 1)
+    game = Game.of(30, 59, 0)
+    costs = game.removed @ each + np.einsum("ka,ab,kb->k", game.removed, pairs, game.removed)
+    np.testing.assert_allclose(game.values(costs[None])[0], each + (pairs.sum(0) + pairs.sum(1)) / 2, atol=1e-9)
+
+
 def test_costs_that_add_up_are_the_values() -> None:
     draw = np.random.default_rng(0).standard_normal((3, 40))
     for most in (100, 2000):
