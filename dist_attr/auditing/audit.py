@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -31,6 +32,7 @@ from dist_attr.auditing.result import (
 from dist_attr.auditing.scoring import Progress, read_out
 from dist_attr.auditing.shares import FEWEST, Floats, fidelity_of, shares
 from dist_attr.config import AuditConfig, absolute_url
+from dist_attr.corpus import Document
 from dist_attr.errors import ConfigError, CorpusError, StoreError
 from dist_attr.probing import documents_of
 from dist_attr.readout import store_tokenizer
@@ -79,19 +81,18 @@ def audit(
     game = Game.of(len(opened.sources), config.shapley, config.seed) if config.shapley else None
     sizes = lengths(asked, *store_tokenizer(opened, model))
     plan = plan_of(opened, asked, config)
+    documents, refused = _documents(opened, corpus)
     check_folder(place, plan)
     parts = parts_of(plan, asked, sizes, config.part)
     there = {part.name for part in finished(place, parts)}
     missing = [part for part in parts if part.name not in there]
     done = sum(len(part.queries) for part in parts if part.name in there)
     read_out(opened, place, missing, config, workers=workers, model=model, done=done, progress=progress)
-    progress("near-duplicate documents", 0, 1)
-    duplicates, refused = _duplicates(opened, corpus)
-    progress("shares", 0, 1)
+    duplicates = None if documents is None else shared_documents(documents, partial(progress, "shared documents"))
     covered = fidelity_of(opened.manifest.fidelity, config.readout, config.truth)
     sources = _sources(opened)
     scores = _scores(place, asked, config)
-    tables = _tables(asked, scores, sources, config, opened, covered)
+    tables = _tables(asked, scores, sources, config, opened, covered, progress)
     manifest = opened.manifest
     assert manifest.model is not None
     failed = {record.name: record.failed for record in opened.records if record.failed is not None}
@@ -126,11 +127,11 @@ def audit(
     place.write(SHARES, parquet(shares_table(found)))
     place.write(SOURCES, parquet(sources_table(found)))
     place.write(RESULT, found.model_dump_json(indent=2).encode())
-    progress("shares", 1, 1)
     return found
 
 
-def _duplicates(store: InfluenceStore, corpus: str | None) -> tuple[list[SharedDocuments] | None, str | None]:
+def _documents(store: InfluenceStore, corpus: str | None) -> tuple[list[Document] | None, str | None]:
+    """Those of the sources with a tangent; or none, and why not, unless the user has said where they are."""
     try:
         documents = documents_of(store, corpus)
     except CorpusError as error:
@@ -138,7 +139,7 @@ def _duplicates(store: InfluenceStore, corpus: str | None) -> tuple[list[SharedD
             raise
         return None, str(error)
     known = set(store.sources)
-    return shared_documents([document for document in documents if document.source in known]), None
+    return [document for document in documents if document.source in known], None
 
 
 def _sources(store: InfluenceStore) -> list[AuditedSource]:
@@ -179,6 +180,7 @@ def _tables(
     config: AuditConfig,
     store: InfluenceStore,
     covered: MeasuredFidelity | None,
+    progress: Progress,
 ) -> list[ShareTable]:
     own = np.array([source.weight for source in sources])
     weights = np.array([query.weight for query in asked])
@@ -194,7 +196,8 @@ def _tables(
     if len(there := dict.fromkeys(groups.tolist())) > 1:
         cohorts += [(False, group) for group in there]
     tables = []
-    for whole, group in cohorts:
+    for number, (whole, group) in enumerate(cohorts):
+        progress("shares", number, len(cohorts))
         some = np.full(len(asked), True) if whole else np.array([each == group for each in groups])
         for shapley, values, unsure, fidelity in kinds:
             found = shares(
@@ -214,6 +217,7 @@ def _tables(
                 weight=float(weights[some].sum()),
                 shapley=shapley,
             )
+    progress("shares", len(cohorts), len(cohorts))
     return tables
 
 

@@ -13,7 +13,7 @@ Design decisions:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import Field
 
@@ -44,11 +44,14 @@ class SharedDocuments(Settings):
     examples: tuple[SharedExample, ...]
 
 
-def shared_documents(documents: Sequence[Document]) -> list[SharedDocuments]:
+def shared_documents(
+    documents: Sequence[Document], progress: Callable[[int, int], None] = lambda *_: None
+) -> list[SharedDocuments]:
     """Pairs of sources that have near-duplicate documents, those with the most first.
 
     Args:
         documents: of all sources.
+        progress: called with how many texts are done, and of how many.
     """
     from datasketch import MinHash, MinHashLSH
 
@@ -61,6 +64,8 @@ def shared_documents(documents: Sequence[Document]) -> list[SharedDocuments]:
         sketch = MinHash(num_perm=PERMUTATIONS)
         sketch.update_batch([" ".join(words[i : i + WORDS]).encode() for i in range(max(1, len(words) - WORDS + 1))])
         index.insert(number, sketch)
+        if number % 100 == 0 or number + 1 == len(texts):
+            progress(number + 1, len(texts))
         sketches.append(sketch)
     pairs: dict[tuple[str, str], tuple[set[str], set[str], list[SharedExample]]] = {}
     for number, (_, own) in enumerate(texts):

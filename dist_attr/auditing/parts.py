@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from dist_attr.auditing.queries import AuditQuery
 from dist_attr.config import AuditConfig
 from dist_attr.errors import ConfigError, StoreError
-from dist_attr.store import InfluenceStore, Place, open_basis
+from dist_attr.readout import ranked_basis
+from dist_attr.store import InfluenceStore, Place
 from dist_attr.store.manifest import checksum_of
 
 PLAN = "plan.json"
@@ -47,8 +48,8 @@ class Part:
 
 
 def plan_of(store: InfluenceStore, queries: Sequence[AuditQuery], config: AuditConfig) -> dict[str, Any]:
-    """What decides the scores of an audit, as JSON values."""
-    basis = open_basis(store) if config.rank is not None else None
+    """What decides the scores of an audit, as JSON values. Raises StoreError when there is no basis of that rank."""
+    basis = None if config.rank is None else ranked_basis(store, config.rank)
     assert store.manifest.model is not None
     return {
         "store": {

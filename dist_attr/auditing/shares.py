@@ -20,7 +20,6 @@ Design decisions:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,17 +116,11 @@ def shares(
     if len(effects) < FEWEST:
         return _without_intervals(effects, weights)
     draw = np.random.default_rng(seed)
-    values = positive_share(effects, weights), net_effect(effects, weights)
-    plain = [_both(drawn, some) for drawn, some in _answers(effects, weights, errors, resamples, draw)]
-    intervals = _intervals(values, plain)
+    values = _both(effects, weights)
+    intervals = _intervals(values, _draws(effects, weights, errors, None, resamples, draw))
     wide: list[tuple[Floats, Floats]] | list[tuple[None, None]] = [(None, None)] * 2
     if fidelity is not None:
-        spread = effects.std(axis=1, keepdims=True)
-        noisy = [
-            _both(_true(drawn, spread, fidelity, draw), some)
-            for drawn, some in _answers(effects, weights, errors, resamples, draw)
-        ]
-        wide = _intervals(values, noisy)
+        wide = _intervals(values, _draws(effects, weights, errors, fidelity, resamples, draw))
     positive, net = (
         Figure(value, low, high, low_too, high_too)
         for value, (low, high), (low_too, high_too) in zip(values, intervals, wide, strict=True)
@@ -143,16 +136,28 @@ def _without_intervals(effects: Floats, weights: Floats) -> Shares:
     return Shares(positive, net, np.zeros(effects.shape[1], np.bool_))
 
 
-def _answers(
-    effects: Floats, weights: Floats, errors: Floats | None, resamples: int, draw: np.random.Generator
-) -> Iterator[tuple[Floats, Floats]]:
-    """Effects, and the weights of answers that are drawn with replacement; 0 of one that is not."""
+def _draws(
+    effects: Floats,
+    weights: Floats,
+    errors: Floats | None,
+    fidelity: MeasuredFidelity | None,
+    resamples: int,
+    draw: np.random.Generator,
+) -> list[tuple[Floats, Floats]]:
+    """Both figures of answers drawn with replacement, and of effects drawn as far as these are uncertain."""
     number, sources = effects.shape
+    spread, positive, found = effects.std(axis=1, keepdims=True), np.maximum(effects, 0), []
     for _ in range(resamples):
-        times = np.bincount(draw.integers(number, size=number), minlength=number)
-        # What a basis leaves out of a source it may leave out of its score in all answers.
-        drawn = effects if errors is None else effects + errors * draw.standard_normal(sources)
-        yield drawn, weights * times
+        some = weights * np.bincount(draw.integers(number, size=number), minlength=number)
+        drawn = effects
+        if errors is not None:
+            # What a basis leaves out of a source it may leave out of its score in all answers.
+            drawn = drawn + errors * draw.standard_normal(sources)
+        if fidelity is not None:
+            drawn = _true(drawn, spread, fidelity, draw)
+        above = positive if drawn is effects else np.maximum(drawn, 0)
+        found.append((_normalised(some @ above), some @ drawn / some.sum()))
+    return found
 
 
 def _true(effects: Floats, spread: Floats, fidelity: MeasuredFidelity, draw: np.random.Generator) -> Floats:

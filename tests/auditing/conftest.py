@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from dist_attr.corpus import Document
+from tests.s3_server import S3Server
 from tests.stores import make_store
 
 SOURCES = ["ant", "bee", "cow & calf", "dog"]
@@ -19,13 +20,14 @@ QUERIES = 30
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """The address of a cluster with more CPUs than this machine may have, since its actors are tiny."""
+def cluster(s3: S3Server) -> Iterator[str]:
+    """The address of a cluster that finds the S3 server, with more CPUs than this machine may have: actors are tiny."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_worker_niceness", "0")
-        context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=40)
-        yield str(context.address_info["address"])
-    ray.shutdown()
+        for name, value in {**s3.environment, "RAY_worker_niceness": "0"}.items():
+            patch.setenv(name, value)
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=40)
+        yield str(ray.get_runtime_context().gcs_address)
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
