@@ -20,7 +20,16 @@ import pytest
 import torch
 
 import dist_attr as da
-from dist_attr.auditing import Audit, audit, net_effect, positive_share, read_audit, read_audit_queries, read_scores
+from dist_attr.auditing import (
+    Audit,
+    audit,
+    net_effect,
+    positive_share,
+    read_audit,
+    read_audit_queries,
+    read_scores,
+    shares,
+)
 from dist_attr.auditing.result import matrix
 from dist_attr.config import AuditConfig
 from dist_attr.errors import ConfigError, CorpusError, QueryError, StoreError
@@ -141,6 +150,26 @@ def test_the_result_follows_from_the_files(folder: Path, finished: Path) -> None
     first = found.tables[0].sources[0]
     assert {name: rows[0][name] for name in first.model_dump()} == first.model_dump()
     assert pq.read_table(finished / "sources.parquet")["name"].to_pylist() == SOURCES
+
+
+def test_scores_from_a_basis_bring_their_errors_into_the_intervals(folder: Path, tmp_path: Path) -> None:
+    store = make_store(tmp_path, SOURCES, context=48)
+    queries = read_audit_queries(f"{folder}/queries.jsonl")
+    da.calibrate(store, [query for query in queries if query.baseline is None], rank=3)
+    config = AuditConfig(rank=2, resamples=100)
+    found = audit(store.url, f"{folder}/queries.jsonl", f"{tmp_path}/out", config, workers=1)
+    true, scores = (
+        da.Attributor(da.open_store(store.url), rank=2).attribute(queries),
+        scores_in(folder, tmp_path / "out"),
+    )
+    assert true.errors is not None
+    np.testing.assert_allclose(matrix(scores["scores"], len(SOURCES)), true.scores, atol=2e-5)
+    np.testing.assert_allclose(matrix(scores["errors"], len(SOURCES)), true.errors, atol=2e-5)
+    weights = np.array([query.weight for query in queries])
+    without = shares(matrix(scores["scores"], len(SOURCES)), weights, resamples=100).net
+    for source, low, high in zip(found.table("net effect").sources, without.low, without.high, strict=True):
+        assert source.low is not None and source.high is not None
+        assert source.high - source.low > high - low
 
 
 def test_any_reader_of_parquet_finds_the_groups(finished: Path) -> None:
