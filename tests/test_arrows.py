@@ -48,7 +48,7 @@ ROOMS = {
     "serving":    Room(UPPER,                                  "torch ray"),
     "auditing":   Room(UPPER,                                  "torch ray"),
     "evaluation": Room(UPPER,                                  "torch ray"),
-    "display":    Room(f"{UPPER} simulation serving evaluation", "",
+    "display":    Room(f"{UPPER} simulation serving auditing evaluation", "",
                        "jinja2 rich tensorboardX yaml"),
     "demo":       Room(f"{UPPER} simulation serving display",  "ray",                    "numpy rich"),
     "cli":        Room(ANY,                                    "ray"),

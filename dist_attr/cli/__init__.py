@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from dist_attr.cli.audit import audit
 from dist_attr.cli.calibrate import calibrate
 from dist_attr.cli.compare import compare
 from dist_attr.cli.copy import copy
@@ -31,7 +32,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, plan, simulate, inspect, query, calibrate, evaluate, compare, serve, verify, copy, merge, rm):
+for command in (
+    demo,
+    plan,
+    simulate,
+    inspect,
+    query,
+    calibrate,
+    evaluate,
+    compare,
+    audit,
+    serve,
+    verify,
+    copy,
+    merge,
+    rm,
+):
     app.command()(command)
 
 

@@ -8,23 +8,22 @@ Design decisions:
 - A leaf: no other room parses input, and this one imports none of them.
 """
 
-from typing import Literal
-
+from dist_attr.config.auditing import AuditConfig
 from dist_attr.config.base import Settings, absolute_url
 from dist_attr.config.corpus import CorpusConfig, ExampleName, TokenizerConfig, TrainTokenizer
 from dist_attr.config.evaluation import EvaluationConfig, ProtocolName, TruthName
 from dist_attr.config.model import LoraConfig, ModelConfig
 from dist_attr.config.probing import TEMPLATE, ChoiceName, ProbeConfig
+from dist_attr.config.readout import ReadoutName
 from dist_attr.config.run import RunConfig
 from dist_attr.config.service import Held, ServiceConfig
 from dist_attr.config.simulation import ClusterConfig, DescentConfig, MethodName, SimulationConfig
 from dist_attr.config.store import CodecName, StoreConfig
 from dist_attr.config.training import OptimizerName, PrecisionName, ScheduleName, TrainingConfig
 
-ReadoutName = Literal["linear", "central-difference", "counterfactual"]
-
 __all__ = [
     "TEMPLATE",
+    "AuditConfig",
     "ChoiceName",
     "ClusterConfig",
     "CodecName",

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_attr.store import Place
-from dist_attr.store.places import clear_errors
 
 
 def digest(*parts: Any) -> str:
@@ -35,26 +34,19 @@ class Kept:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._files, self._path = place.files()
 
     def get(self, name: str) -> NDArray[Any] | None:
         """The array of that name, or None when there is none that can be read."""
+        if (data := self._place.read(f"{name}.npy")) is None:
+            return None
         try:
-            with clear_errors(self._place.url):
-                data = self._files.cat_file(f"{self._path}/{name}.npy")
             values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError):
+        except (ValueError, EOFError):
             return None  # a file that was cut off is computed again
         return values
 
     def put(self, name: str, values: NDArray[Any]) -> None:
         """Write an array; it is there whole, or not at all. Raises StoreError when the place cannot be written to."""
-        buffer, path = io.BytesIO(), f"{self._path}/{name}.npy"
+        buffer = io.BytesIO()
         np.save(buffer, values, allow_pickle=False)
-        with clear_errors(self._place.url, making=True):
-            if self._place.local is None:
-                self._files.pipe_file(path, buffer.getvalue())
-                return
-            self._files.makedirs(self._path, exist_ok=True)
-            self._files.pipe_file(f"{path}.new", buffer.getvalue())
-            self._files.mv(f"{path}.new", path)
+        self._place.write(f"{name}.npy", buffer.getvalue())

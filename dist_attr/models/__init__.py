@@ -9,7 +9,14 @@ Design decisions:
 
 from dist_attr.models.build import SUPPORTED_TYPES, build_model
 from dist_attr.models.causal import causal_forward, context_length
-from dist_attr.models.files import download_folder, load_model, model_fingerprint, save_model, upload_folder
+from dist_attr.models.files import (
+    download_folder,
+    load_model,
+    model_fingerprint,
+    save_model,
+    saved_context_length,
+    upload_folder,
+)
 from dist_attr.models.linear import linear_layers
 from dist_attr.models.prefix import Prefix, prefixes_after, read_after
 
@@ -26,5 +33,6 @@ __all__ = [
     "prefixes_after",
     "read_after",
     "save_model",
+    "saved_context_length",
     "upload_folder",
 ]

@@ -79,3 +79,10 @@ def save_model(model: nn.Module, url: str) -> None:
 def load_model(folder: str) -> nn.Module:
     """The model in a local folder. Raises ModelError when it cannot be loaded."""
     return build_model(ModelConfig(path=folder), vocabulary=0, end_of_text=0, sequence_length=1, seed=0)
+
+
+def saved_context_length(folder: str) -> int:
+    """Tokens that the model in a local folder can read at once; its weights are not read."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings)

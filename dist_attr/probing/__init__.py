@@ -23,7 +23,7 @@ from dist_attr.probing.agreement import agreement
 from dist_attr.probing.comparison import Comparison, comparison, documents_table, scores_table
 from dist_attr.probing.figures import Agreement, Estimate
 from dist_attr.probing.measuring import CompareOptions, Measurements, finished_in, measure
-from dist_attr.probing.passages import Passage, Passages
+from dist_attr.probing.passages import Passage, Passages, documents_of
 from dist_attr.probing.prober import Probe, Prober
 from dist_attr.probing.questions import Question, read_questions
 from dist_attr.probing.sources import SourceProbe, by_source, golden_score
@@ -43,6 +43,7 @@ __all__ = [
     "agreement",
     "by_source",
     "comparison",
+    "documents_of",
     "documents_table",
     "finished_in",
     "golden_score",

@@ -98,26 +98,7 @@ class Passages:
         Raises:
             CorpusError: the documents are missing or cannot be used, or are not those that the store was made of.
         """
-        config = store.manifest.run.corpus
-        if corpus is not None:
-            # Ids and sources are read from the fields that they were in.
-            config = CorpusConfig(path=corpus, **config.model_dump(include={"text_field", "source_field", "id_field"}))
-        place = config.path or f"the example {config.example}"
-        expected = store.manifest.corpus
-        hint = "name the place where they are now as the corpus"
-        try:
-            documents = load_documents(config)
-        except CorpusError as error:
-            raise CorpusError(
-                f"{store.url} was made of documents with the fingerprint {expected[:12]}…, and those at {place} cannot "
-                f"be used: {error}; {hint}"
-            ) from error
-        if (found := corpus_fingerprint(documents)) != expected:
-            raise CorpusError(
-                f"{store.url} was made of documents with the fingerprint {expected[:12]}…, but those at {place} have "
-                f"{found[:12]}…: they were changed since, and would be credited for what they did not teach; {hint}"
-            )
-        return cls(store.sources, documents, tokenizer, window)
+        return cls(store.sources, documents_of(store, corpus), tokenizer, window)
 
     def __len__(self) -> int:
         """How many passages there are."""
@@ -185,3 +166,35 @@ class Passages:
 
 def _text(query: Query) -> str:
     return f"{query.prompt} {query.completion}"
+
+
+def documents_of(store: InfluenceStore, corpus: str | None = None) -> list[Document]:
+    """The very documents that a store was made of.
+
+    Args:
+        store: from `open_store`. Its documents are where they were when it was made.
+        corpus: another place, any fsspec URL, of the very same documents.
+
+    Raises:
+        CorpusError: they are missing or cannot be used, or are not those that the store was made of.
+    """
+    config = store.manifest.run.corpus
+    if corpus is not None:
+        # Ids and sources are read from the fields that they were in.
+        config = CorpusConfig(path=corpus, **config.model_dump(include={"text_field", "source_field", "id_field"}))
+    place = config.path or f"the example {config.example}"
+    expected = store.manifest.corpus
+    hint = "name the place where they are now as the corpus"
+    try:
+        documents = load_documents(config)
+    except CorpusError as error:
+        raise CorpusError(
+            f"{store.url} was made of documents with the fingerprint {expected[:12]}…, and those at {place} cannot "
+            f"be used: {error}; {hint}"
+        ) from error
+    if (found := corpus_fingerprint(documents)) != expected:
+        raise CorpusError(
+            f"{store.url} was made of documents with the fingerprint {expected[:12]}…, but those at {place} have "
+            f"{found[:12]}…: they were changed since, and would be credited for what they did not teach; {hint}"
+        )
+    return documents

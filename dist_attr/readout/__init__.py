@@ -14,9 +14,9 @@ from dist_attr.readout.checks import check_readout, compute_in
 from dist_attr.readout.engine import BATCH_TOKENS, ReadoutEngine, free_memory
 from dist_attr.readout.files import read_queries
 from dist_attr.readout.generation import Sampling, generate
-from dist_attr.readout.model import store_model
+from dist_attr.readout.model import store_model, store_tokenizer
 from dist_attr.readout.query import EncodedQuery, Query, encode_queries, encode_query
-from dist_attr.readout.rows import Rows
+from dist_attr.readout.rows import Mixed, Rows
 
 __all__ = [
     "BATCH_TOKENS",
@@ -24,6 +24,7 @@ __all__ = [
     "Attribution",
     "Attributor",
     "EncodedQuery",
+    "Mixed",
     "Query",
     "ReadoutEngine",
     "Rows",
@@ -40,4 +41,5 @@ __all__ = [
     "read_queries",
     "sample_queries",
     "store_model",
+    "store_tokenizer",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dist_attr.corpus import Tokenizer, load_tokenizer, tokenizer_fingerprint
-from dist_attr.models import download_folder, load_model, model_fingerprint
+from dist_attr.models import download_folder, load_model, model_fingerprint, saved_context_length
 from dist_attr.store import InfluenceStore
 
 
@@ -27,3 +27,22 @@ def store_model(store: InfluenceStore, model: str | None = None) -> tuple[nn.Mod
         tokenizer = load_tokenizer(folder, [])
     store.check_model(model_fingerprint(module), tokenizer_fingerprint(tokenizer))
     return module.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def store_tokenizer(store: InfluenceStore, model: str | None = None) -> tuple[Tokenizer, int]:
+    """The tokenizer of a store's model and the tokens that the model reads at once; its weights are not read.
+
+    Args:
+        store: from `open_store`.
+        model: as for `store_model`.
+
+    Raises:
+        StoreError: the tokenizer is not the store's.
+        ModelError: there is no model.
+    """
+    beside = store.place.beside("model")
+    with download_folder(model or beside.url, None if model else beside.options, weights=False) as folder:
+        tokenizer, context = load_tokenizer(folder, []), saved_context_length(folder)
+    assert store.manifest.model is not None
+    store.check_model(store.manifest.model.weights, tokenizer_fingerprint(tokenizer))
+    return tokenizer, context

@@ -46,11 +46,35 @@ class Rows:
                 self._codec.decode(row, out)
             yield torch.from_numpy(decoded[: len(part)]).to(self._device)
 
+    def mixed(self, mixing: Tensor) -> Mixed:
+        """Combinations of all S rows by the rows of mixing (K, S), made when they are needed."""
+        return Mixed(self, mixing)
+
     def combined(self, mixing: Tensor) -> Iterator[NDArray[np.float32]]:
         """Combinations (P,) of all S rows, one after another, by their rows of mixing (R, S). Few are in memory."""
-        for some in torch.split(mixing.to(self._device, torch.float32), AT_ONCE):
+        for some in self.mixed(mixing).parts(AT_ONCE):
+            yield from some.cpu().numpy()
+
+
+class Mixed(Rows):
+    """Combinations of other rows. They are made again each time they are read, and few are in memory at once."""
+
+    def __init__(self, rows: Rows, mixing: Tensor) -> None:
+        super().__init__(rows._codec, [], rows.size, rows._device)
+        self._rows, self._mixing = rows, mixing.to(rows._device, torch.float32)
+
+    def __len__(self) -> int:
+        return len(self._mixing)
+
+    def first(self, number: int) -> Rows:
+        """The first few of them."""
+        return Mixed(self._rows, self._mixing[:number])
+
+    def parts(self, number: int) -> Iterator[Tensor]:
+        """All combinations in stacks of some number, (number, P) float32."""
+        for some in torch.split(self._mixing, number):
             total, first = torch.zeros(len(some), self.size, device=self._device), 0
-            for part in self.parts(AT_ONCE):
+            for part in self._rows.parts(AT_ONCE):
                 total += some[:, first : first + len(part)] @ part
                 first += len(part)
-            yield from total.cpu().numpy()
+            yield total

@@ -98,6 +98,34 @@ class Place:
             files.invalidate_cache(path)
             return int(files.du(path))
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of this folder, which is made if need be; it is there whole, or not at all.
+
+        Raises:
+            StoreError: the place cannot be written to.
+        """
+        files, folder = self.files()
+        path = f"{folder}/{name}"
+        with clear_errors(self.url, making=True):
+            if self.local is None:  # an object appears when all of it is sent
+                files.pipe_file(path, data)
+                return
+            parent, _, last = path.rpartition("/")
+            part = f"{parent}/.{last}.new"  # readers of a folder pass over a hidden file
+            files.makedirs(parent, exist_ok=True)
+            files.pipe_file(part, data)
+            files.mv(part, path)
+
+    def read(self, name: str) -> bytes | None:
+        """A file of this folder, or None when there is none. Raises StoreError when the place cannot be reached."""
+        files, folder = self.files()
+        try:
+            with clear_errors(self.url):
+                data: bytes = files.cat_file(f"{folder}/{name}")
+        except FileNotFoundError:
+            return None
+        return data
+
     def beside(self, name: str) -> Place:
         """Another name in the folder that this lies in."""
         return Place(f"{self.url.rstrip('/').rpartition('/')[0] or '.'}/{name}", self.options, self.cache)

@@ -1,0 +1,197 @@
+"""The parts of an audit, read out on Ray Data: a pool of actors, each with the store's tangents and its model.
+
+Design decisions:
+- A part is one block and one task: Ray Data hands the next to whichever actor is free, and holds back while all are
+  busy.
+- An actor writes its part itself and hands back a few numbers, so that no scores pass through Ray.
+- Ray starts an actor again whose process or node died, and its task with it. A task is started again a few times only:
+  one that dies of its own memory would die for ever.
+- What is wrong with a store or a query is handed back as a result, since an exception loses its type on the way.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+
+from dist_attr import errors
+from dist_attr.auditing.game import Game
+from dist_attr.auditing.parts import Part, parquet
+from dist_attr.auditing.queries import AuditQuery
+from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
+from dist_attr.config import AuditConfig
+from dist_attr.errors import DistAttrError, SimulationError
+from dist_attr.readout import Attribution, Attributor
+from dist_attr.store import InfluenceStore, Place, open_store
+
+RETRIES = 3  # of a part whose actor died
+AHEAD = 2  # parts that an actor has, the one it reads out included
+Progress = Callable[[str, int, int], None]
+
+
+class PartReader:
+    """A readout engine that reads out parts; everything is loaded with the first.
+
+    Args:
+        store: its URL; each node has its own credentials.
+        out: the folder of the audit.
+        config: what is read out.
+        model: another place of the store's model.
+    """
+
+    def __init__(self, store: str, out: str, config: AuditConfig, model: str | None) -> None:
+        self._store, self._out, self._config, self._model = store, Place(out), config, model
+        self._attributor: Attributor | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Read out the parts of a batch and write them; what went wrong, if anything did."""
+        done = []
+        for row in batch.to_pylist():
+            kind = error = ""
+            try:
+                self._write(Part(row["name"], tuple(map(AuditQuery.model_validate_json, row["queries"]))))
+            except DistAttrError as problem:
+                kind, error = type(problem).__name__, str(problem)
+            done.append({"queries": len(row["queries"]), "kind": kind, "error": error})
+        return pa.Table.from_pylist(done)
+
+    def _write(self, part: Part) -> None:
+        if self._attributor is None:
+            store = open_store(self._store)
+            weights = store.manifest.run.training.source_weights
+            self._weights = np.array([weights.get(source, 1.0) for source in store.sources], np.float32)
+            self._attributor = Attributor(
+                store, model=self._model, rank=self._config.rank, precision=self._config.precision
+            )
+        found = self._attributor.attribute(part.queries, self._config.readout)
+        columns = part_columns(part.queries, found, tokens=self._config.tokens)
+        if self._config.shapley:
+            columns["shapley"] = _rows(self._values(self._attributor, part.queries))
+        self._out.write(part.name, parquet(pa.table(columns)))
+
+    def _values(self, attributor: Attributor, queries: Sequence[AuditQuery]) -> np.ndarray[Any, Any]:
+        """Shapley values (queries, sources) of what queries lose when sets of sources are taken away, nats."""
+        game = Game.of(len(attributor.sources), self._config.shapley, self._config.seed)
+        away = attributor.rows.mixed(torch.from_numpy(game.removed * self._weights))
+        engine = attributor.engine
+        encoded, against = engine.encode_all(queries)
+        read = engine.read([*encoded, *(other for other in against if other)], away, "counterfactual")
+        others = iter(read[len(encoded) :])
+        costs = [
+            own.scores.sum(1, dtype=np.float64) - (next(others).scores.sum(1, dtype=np.float64) if other else 0.0)
+            for own, other in zip(read[: len(encoded)], against, strict=True)
+        ]
+        return game.values(np.stack(costs)).astype(np.float32)
+
+
+def part_columns(queries: Sequence[AuditQuery], found: Attribution, *, tokens: bool) -> dict[str, pa.Array]:
+    """What is written of some queries; scores stand in the order of the sources table."""
+    columns = {
+        "id": pa.array([query.name for query in queries], pa.string()),
+        "weight": pa.array([query.weight for query in queries], pa.float64()),
+        "prompt": pa.array([query.prompt for query in queries], pa.string()),
+        "completion": pa.array([query.completion for query in queries], pa.string()),
+        "baseline": pa.array([query.baseline for query in queries], pa.string()),
+        "completion_tokens": pa.array([len(own) for own in found.tokens], pa.int32()),
+        "logprob": pa.array([own.sum(dtype=np.float64) for own in found.token_logprobs], pa.float64()),
+        "baseline_logprob": pa.array(found.baseline_logprobs, pa.float64()),
+        "scores": _rows(found.scores),
+    }
+    if found.errors is not None:
+        columns["errors"] = _rows(found.errors)
+    if tokens:
+        columns["tokens"] = pa.array(found.tokens, pa.list_(pa.string()))
+        columns["token_logprobs"] = _rows(found.token_logprobs)
+        columns["token_scores"] = pa.array(
+            [list(of_query) for of_query in found.token_scores], pa.list_(pa.list_(pa.float32()))
+        )
+    return columns
+
+
+def _rows(values: Any) -> pa.Array:
+    return pa.array(list(values), pa.list_(pa.float32()))
+
+
+def read_out(
+    store: InfluenceStore,
+    out: Place,
+    parts: Sequence[Part],
+    config: AuditConfig,
+    *,
+    workers: int,
+    model: str | None = None,
+    done: int = 0,
+    progress: Progress = lambda *_: None,
+) -> None:
+    """Read out parts, on a pool of actors, and write each to its file in the folder of the audit.
+
+    Args:
+        store: reached by its URL from every node.
+        out: the folder, likewise.
+        parts: of the audit that are not there yet.
+        config: what is read out.
+        workers: actors; each holds the model and the tangents, on a GPU if there is one for each.
+        model: another place of the store's model.
+        done: queries that were finished before.
+        progress: called with what is done, how many queries of it and of how many.
+
+    Raises:
+        DistAttrError: as an actor raises it, or actors died too often. What is finished stays.
+    """
+    if not parts:
+        return
+    connect()
+    _quiet()
+    blocks = [
+        pa.table({"name": [part.name], "queries": [[query.model_dump_json() for query in part.queries]]})
+        for part in parts
+    ]
+    total = done + sum(len(part.queries) for part in parts)
+    progress("reading out", done, total)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to say how often
+        results = ray.data.from_arrow(blocks).map_batches(
+            PartReader,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_constructor_args=(store.url, out.url, config, model),
+            compute=ActorPoolStrategy(size=min(workers, len(parts)), max_tasks_in_flight_per_actor=AHEAD),
+            num_cpus=1,
+            num_gpus=gpus_per_actor(min(workers, len(parts))),
+            runtime_env={"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}},
+            max_task_retries=RETRIES,
+        )
+    try:
+        for row in results.iter_rows():
+            _check(row)
+            done += row["queries"]
+            progress("reading out", done, total)
+    except RayError as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SimulationError(
+            f"workers of the audit died {RETRIES + 1} times over the same queries: {first}. What is finished stays: "
+            "give it more memory, or fewer --workers, and start the same command again"
+        ) from error
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    if row["kind"]:
+        kind: type[DistAttrError] = getattr(errors, row["kind"])
+        raise kind(row["error"])
+
+
+def _quiet() -> None:
+    """Ray Data's own bars and reports would stand between the lines of ours."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
