@@ -51,7 +51,14 @@ class Nodes:
         self._until_nodes(2)
 
     def _start(self, *options: str) -> None:
-        ray = [Path(sys.executable).parent / "ray", "start", "--block", "--node-ip-address=127.0.0.1", *options]
+        # Other clusters of this machine have the ports that a node would take by itself.
+        agent, runtime_env, metrics = free_ports(3)
+        ports = [
+            f"--dashboard-agent-listen-port={agent}",
+            f"--runtime-env-agent-port={runtime_env}",
+            f"--metrics-export-port={metrics}",
+        ]
+        ray = [Path(sys.executable).parent / "ray", "start", "--block", "--node-ip-address=127.0.0.1", *ports, *options]
         # A session of its own, so that the node can be ended with all that it started.
         self._processes.append(
             subprocess.Popen(ray, env=self._environment, start_new_session=True, stdout=subprocess.DEVNULL)

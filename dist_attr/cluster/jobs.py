@@ -80,13 +80,18 @@ class Jobs:
             UnavailableError: the cluster did not take it.
         """
         variables = {**STOPPING, **runtime_env.get("env_vars", {}), **environment}
-        try:
-            return self._client.submit_job(
-                entrypoint=shlex.join(command),
-                runtime_env={**runtime_env, "working_dir": str(folder), "env_vars": variables},
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UnavailableError(f"the cluster at {self.address} did not take the job: {error}") from error
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._client.submit_job(
+                    entrypoint=shlex.join(command),
+                    runtime_env={**runtime_env, "working_dir": str(folder), "env_vars": variables},
+                )
+            except (OSError, RuntimeError, ValueError) as error:
+                # A cluster that has just started says so for some seconds.
+                if "try again later" not in str(error) or time.monotonic() > end:
+                    raise UnavailableError(f"the cluster at {self.address} did not take the job: {error}") from error
+            time.sleep(1)
 
     def follow(self, job: str, write: Callable[[str], object]) -> None:
         """Pass on what a job prints until it has ended well.

@@ -7,6 +7,7 @@ the cluster still has it after the job: a path of a node would be gone with the 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,14 +73,14 @@ def pack(parameters: Mapping[str, Any], shared: Sequence[Path], folder: Path) ->
             )
         elif not named.path.exists():
             problems.append(f"{named.where} is {named.url}, and that is not there")
-        elif named.path.is_absolute() or not named.path.resolve().is_relative_to(here):
+        elif named.path.is_absolute() or not (path := _plain(named.path)).is_relative_to(here):
             problems.append(
                 f"{named.where} is {named.url}; only what lies below this folder ({here}) and is named relative to it "
                 "is sent to the cluster. Move it here, put it on object storage, or, if all nodes have it, name its "
                 "folder with --shared"
             )
         else:
-            packed[named.path.resolve().relative_to(here)] = None
+            packed[path.relative_to(here)] = None
     size = sum(file.stat().st_size for path in packed for file in _files(path))
     if size > LARGEST:
         problems.append(
@@ -126,6 +127,11 @@ def _deepspeed_file(run: str) -> str | None:
     training = (yaml.safe_load(path.path.read_text("utf-8")) or {}).get("training")
     settings = training.get("deepspeed") if isinstance(training, dict) else None
     return settings if isinstance(settings, str) else None
+
+
+def _plain(path: Path) -> Path:
+    """Absolute and without `..`; links stay what they are called, since that is the name the run file has for them."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _below(path: Path, folders: Iterable[Path]) -> bool:
