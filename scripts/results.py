@@ -1,4 +1,4 @@
-"""Fill the pages of docs and docs/results with the tables that the scripts wrote, so that no figure in them is typed by hand.
+"""Fill the pages of docs with the tables that the scripts wrote, so that no figure in them is typed by hand.
 
 A page has blocks that end with `<!-- end -->`:
 

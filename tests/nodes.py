@@ -58,14 +58,8 @@ class Nodes:
             f"--runtime-env-agent-port={runtime_env}",
             f"--metrics-export-port={metrics}",
         ]
-        ray = [
-            str(Path(sys.executable).parent / "ray"),
-            "start",
-            "--block",
-            "--node-ip-address=127.0.0.1",
-            *ports,
-            *options,
-        ]
+        ray = str(Path(sys.executable).parent / "ray")
+        command = [ray, "start", "--block", "--node-ip-address=127.0.0.1", *ports, *options]
         # A session of its own, so that the node can be ended with all that it started.
         self._processes.append(
             subprocess.Popen(command, env=self._environment, start_new_session=True, stdout=subprocess.DEVNULL)
