@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientError
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from dist_attr.errors import ConfigError, DistAttrError, UnavailableError
@@ -34,7 +35,7 @@ class Jobs:
 
     Raises:
         UnavailableError: nobody answers there.
-        ConfigError: the address is of another kind, or what answers is no Ray cluster.
+        ConfigError: the address is of another kind, what answers is no Ray cluster, or it wants another token.
     """
 
     def __init__(self, address: str) -> None:
@@ -56,6 +57,11 @@ class Jobs:
             raise UnavailableError(
                 f"no Ray cluster answers at {address} ({type(error).__name__}); is it running, and its dashboard "
                 "reachable from here? Behind a firewall: ray dashboard CLUSTER.yaml, or kubectl port-forward"
+            ) from error
+        except AuthenticationError as error:
+            raise ConfigError(
+                f"the cluster at {address} asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH, in the environment here"
             ) from error
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"what answers at {address} is not a Ray cluster that takes jobs: {error}") from error

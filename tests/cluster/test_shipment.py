@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -158,27 +159,36 @@ def test_nobody_answers(here: Path) -> None:
     assert isinstance(error, UnavailableError) and f"no Ray cluster answers at {address}" in str(error)
 
 
-@pytest.fixture
-def another_server() -> Iterator[str]:
-    """One that speaks HTTP, and is no Ray cluster."""
+@contextmanager
+def server(status: int) -> Iterator[str]:
+    """One that speaks HTTP, and answers everything with this status."""
 
     class Polite(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(b'{"hello": "there"}')
 
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Polite)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    listening = HTTPServer(("127.0.0.1", 0), Polite)
+    Thread(target=listening.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.server_port}"
+    listening.shutdown()
 
 
-def test_somebody_else_answers(another_server: str, here: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "said"), [(200, "is not a Ray cluster"), (404, "is not a Ray cluster"), (401, "asks for its token")]
+)
+def test_somebody_else_answers(status: int, said: str, here: Path) -> None:
     write_run()
-    for address, said in ((another_server, "is not a Ray cluster"), ("auto", "is not the address of a cluster's")):
+    with server(status) as address:
         error = submitted("--address", address, "simulate", "run.yaml").exception
-        assert isinstance(error, ConfigError) and said in str(error), error
+    assert isinstance(error, ConfigError) and said in str(error), error
+
+
+def test_an_address_of_another_kind(here: Path) -> None:
+    write_run()
+    error = submitted("--address", "auto", "simulate", "run.yaml").exception
+    assert isinstance(error, ConfigError) and "is not the address of a cluster's" in str(error), error
