@@ -51,10 +51,10 @@ def row(name: str, estimate: Estimate) -> list[str]:
 
 
 def main(
-    sizes: Annotated[str, typer.Option(help="LAYERSxWIDTH, separated by commas")] = "2x64,4x128,6x256",
+    sizes: Annotated[str, typer.Option(help="LAYERSxWIDTH, separated by commas")] = "2x64,4x128",
     json: Annotated[Path | None, typer.Option(help="write the tables as a report")] = None,
 ) -> None:
-    """Plan each size. Example: python -m scripts.plan_sizes --sizes 2x64,4x128"""
+    """Plan each size. Example: python -m scripts.plan_sizes --sizes 2x64,4x256"""
     console, started = Console(), time.perf_counter()
     rows = []
     for size in sizes.split(","):
