@@ -45,10 +45,14 @@ class Nodes:
             "RAY_worker_niceness": "0",
         }
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._start("--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}")
-        self._until_nodes(1)
-        self._start(f"--address={self.gcs}", f"--num-cpus={cpus}")
-        self._until_nodes(2)
+        try:
+            self._start("--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}")
+            self._until_nodes(1)
+            self._start(f"--address={self.gcs}", f"--num-cpus={cpus}")
+            self._until_nodes(2)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, *options: str) -> None:
         # Other clusters of this machine have the ports that a node would take by itself.
