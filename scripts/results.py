@@ -1,4 +1,4 @@
-"""Fill the pages of docs/results with the tables that the scripts wrote, so that no figure in them is typed by hand.
+"""Fill the pages of docs with the tables that the scripts wrote, so that no figure in them is typed by hand.
 
 A page has blocks that end with `<!-- end -->`:
 
@@ -121,14 +121,19 @@ def stale(page: Path, data: Path) -> list[str]:
     return [block.name for block in blocks(page, data) if lines[block.first : block.last] != block.lines]
 
 
+def published() -> list[Path]:
+    """The pages that may show figures."""
+    return sorted([*FOLDER.parent.glob("*.md"), *FOLDER.glob("*.md")])
+
+
 def main(
     check: Annotated[bool, typer.Option("--check", help="change nothing; fail if a block is not current")] = False,
 ) -> None:
-    """Fill all pages of docs/results, or check them. Example: python -m scripts.results --check"""
+    """Fill all pages of docs and docs/results, or check them. Example: python -m scripts.results --check"""
     console, data = Console(), FOLDER / "data"
     old: list[str] = []
     try:
-        for page in sorted(FOLDER.glob("*.md")):
+        for page in published():
             names = stale(page, data)
             old += [f"{page.name}: {name}" for name in names]
             if names and not check:

@@ -43,7 +43,7 @@ ROOMS = {
     "store":      Room("config errors influence",              "zarr"),
     "readout":    Room(LOWER,                                  "torch"),
     "probing":    Room(f"{LOWER} readout",                     "torch"),
-    "cluster":    Room("config errors",                        "ray",                    ""),
+    "cluster":    Room("config errors",                        "ray",                    "aiohttp yaml"),
     "simulation": Room(UPPER,                                  "torch ray deepspeed"),
     "serving":    Room(UPPER,                                  "torch ray"),
     "auditing":   Room(UPPER,                                  "torch ray"),

@@ -22,6 +22,7 @@ from dist_attr.cli.query import query
 from dist_attr.cli.rm import rm
 from dist_attr.cli.serve import serve
 from dist_attr.cli.simulate import simulate
+from dist_attr.cli.submit import submit
 from dist_attr.cli.verify import verify
 from dist_attr.errors import DistAttrError
 
@@ -49,6 +50,8 @@ for command in (
     rm,
 ):
     app.command()(command)
+# Its own options come first; whatever follows the name of a command belongs to that.
+app.command(context_settings={"allow_interspersed_args": False})(submit)
 
 
 def main() -> None:

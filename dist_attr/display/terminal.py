@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dist_attr.simulation import SimulationReport, StrideReport
 
 STEPS_SECONDS = 3600.0  # that the ETA of steps is taken from: some are minutes long
+LOG_SECONDS = 30.0  # between two lines of a log
 
 
 @contextmanager
@@ -34,6 +36,7 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
         console=Console(stderr=True),
     )
     method = config.simulation.method
+    logged = _in_a_log(bar)
     with bar:
         task = bar.add_task(
             "training" if method == "none" else method,
@@ -51,6 +54,7 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
             if stride.failed:
                 state.append(f"{stride.failed} failed")
             bar.update(task, completed=stride.step, state=" · ".join(state))
+            logged()
 
         yield report
 
@@ -67,6 +71,7 @@ def steps_progress(doing: str) -> Iterator[Callable[[str, int, int], None]]:
         console=Console(stderr=True),
         speed_estimate_period=STEPS_SECONDS,
     )
+    logged = _in_a_log(bar)
     with bar:
         task = bar.add_task(doing, total=None)
 
@@ -75,8 +80,22 @@ def steps_progress(doing: str) -> Iterator[Callable[[str, int, int], None]]:
                 # What is done already took no time, and says nothing of the rest.
                 bar.reset(task, description=what, total=of, completed=done)
             bar.update(task, completed=done)
+            logged()
 
         yield report
+
+
+def _in_a_log(bar: Progress) -> Callable[[], None]:
+    """What to call now and then: where a bar cannot move, as in the log of a job, it is printed every so often."""
+    last = time.monotonic()
+
+    def logged() -> None:
+        nonlocal last
+        if not bar.console.is_terminal and time.monotonic() - last >= LOG_SECONDS:
+            last = time.monotonic()
+            bar.console.print(bar.get_renderable())
+
+    return logged
 
 
 def simulation_line(report: SimulationReport) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.report import Report, Table, command_line
-from scripts.results import FOLDER, ResultsError, filled, stale
+from scripts.results import FOLDER, ResultsError, filled, published, stale
 
 ROOT = Path(__file__).parents[2]
 PAGE = """# Things
@@ -109,13 +109,13 @@ def test_a_command_is_as_a_user_types_it() -> None:
 
 
 def test_published_pages_are_current() -> None:
-    pages = sorted(FOLDER.glob("*.md"))
+    pages = published()
     assert len(pages) > 5
     assert {page.name: names for page in pages if (names := stale(page, FOLDER / "data"))} == {}
 
 
 def test_every_file_of_figures_is_shown_and_names_no_place_of_a_machine() -> None:
-    shown = "\n".join(page.read_text(encoding="utf-8") for page in FOLDER.glob("*.md"))
+    shown = "\n".join(page.read_text(encoding="utf-8") for page in published())
     for file in sorted((FOLDER / "data").glob("*.json")):
         made = Report.model_validate_json(file.read_bytes())
         assert f"<!-- source: {file.stem} -->" in shown, f"no page shows {file.name}"
