@@ -19,7 +19,7 @@ WORDS = ["state", "union", "fear", "peace", "war", "people", "house", "law", "mo
 QUERIES = 30
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # a process has one Ray at a time, and other packages' tests start their own
 def cluster(s3: S3Server) -> Iterator[str]:
     """The address of a cluster that finds the S3 server, with more CPUs than this machine may have: actors are tiny."""
     with pytest.MonkeyPatch.context() as patch:
