@@ -103,8 +103,9 @@ def tables(truth: str, found: list[Column], methods: Methods, note: str) -> tupl
     """The LDS of all methods against one truth with what they cost, and the settings that were chosen."""
     heads = ["method", *(column.name for column in found), "a query", "kept of a source", "preparation"]
     rows, settings = [], []
-    if found and found[0].ceiling is not None:
-        rows.append([CEILING, *(f"{column.ceiling:.2f}" for column in found), "", "", ""])
+    ceilings = [column.ceiling for column in found]
+    if any(ceiling is not None for ceiling in ceilings):
+        rows.append([CEILING, *("" if ceiling is None else f"{ceiling:.2f}" for ceiling in ceilings), "", "", ""])
     for name, grid in methods.items():
         chosen = [column.chosen(grid) for column in found]
         of_columns = [column.reported(grid[choice]) for column, choice in zip(found, chosen, strict=True)]
