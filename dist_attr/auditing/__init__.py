@@ -10,6 +10,7 @@ Design decisions:
 from dist_attr.auditing.audit import audit
 from dist_attr.auditing.duplicates import SharedDocuments, SharedExample, shared_documents
 from dist_attr.auditing.game import Game
+from dist_attr.auditing.highlights import Highlight, Highlights, read_highlights
 from dist_attr.auditing.queries import AuditQuery, read_audit_queries
 from dist_attr.auditing.result import (
     Audit,
@@ -29,6 +30,8 @@ __all__ = [
     "AuditedSource",
     "Figure",
     "Game",
+    "Highlight",
+    "Highlights",
     "Measure",
     "Scope",
     "ShareTable",
@@ -42,6 +45,7 @@ __all__ = [
     "positive_share",
     "read_audit",
     "read_audit_queries",
+    "read_highlights",
     "read_scores",
     "shared_documents",
     "shares",

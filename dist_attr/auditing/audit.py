@@ -19,6 +19,7 @@ from dist_attr.auditing.result import (
     RESULT,
     SHARES,
     SOURCES,
+    VIEWER,
     Audit,
     AuditedSource,
     ShapleyFacts,
@@ -31,6 +32,7 @@ from dist_attr.auditing.result import (
 )
 from dist_attr.auditing.scoring import Progress, read_out
 from dist_attr.auditing.shares import FEWEST, Floats, fidelity_of, shares
+from dist_attr.auditing.viewer import viewer_lines
 from dist_attr.config import AuditConfig, absolute_url
 from dist_attr.corpus import Document
 from dist_attr.errors import ConfigError, CorpusError, StoreError
@@ -55,8 +57,8 @@ def audit(
 ) -> Audit:
     """Attribute many answers to the sources, and sum up what that says of each source.
 
-    The folder gets `scores/`, in Parquet and partitioned by group, `shares.parquet`, `sources.parquet` and, last of
-    all, `audit.json`. What is finished in it already is not read out again.
+    The folder gets `scores/`, in Parquet and partitioned by group, `shares.parquet`, `sources.parquet`, `viewer.jsonl`
+    and, last of all, `audit.json`. What is finished in it already is not read out again.
 
     Args:
         store: its URL, reached from every node.
@@ -126,6 +128,8 @@ def audit(
     )
     place.write(SHARES, parquet(shares_table(found)))
     place.write(SOURCES, parquet(sources_table(found)))
+    effects = matrix(scores["scores"], len(sources)) * [source.weight for source in sources]
+    place.write(VIEWER, viewer_lines(asked, [source.name for source in sources], effects))
     place.write(RESULT, found.model_dump_json(indent=2).encode())
     return found
 

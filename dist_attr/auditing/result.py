@@ -20,7 +20,7 @@ from dist_attr.errors import StoreError
 from dist_attr.store import MeasuredFidelity, Place
 from dist_attr.store.places import clear_damage
 
-RESULT, SHARES, SOURCES = "audit.json", "shares.parquet", "sources.parquet"
+RESULT, SHARES, SOURCES, VIEWER = "audit.json", "shares.parquet", "sources.parquet", "viewer.jsonl"
 MILLION = 1e6
 
 Measure = Literal["positive share", "net effect", "Shapley positive share", "Shapley net effect"]

@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 
 from dist_attr import errors
 from dist_attr.auditing.game import Game
+from dist_attr.auditing.highlights import of_part
 from dist_attr.auditing.parts import Part, parquet
 from dist_attr.auditing.queries import AuditQuery
 from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
@@ -106,12 +107,13 @@ def part_columns(queries: Sequence[AuditQuery], found: Attribution, *, tokens: b
         "logprob": pa.array([own.sum(dtype=np.float64) for own in found.token_logprobs], pa.float64()),
         "baseline_logprob": pa.array(found.baseline_logprobs, pa.float64()),
         "scores": _rows(found.scores),
+        "tokens": pa.array(found.tokens, pa.list_(pa.string())),
+        "token_logprobs": _rows(found.token_logprobs),
+        "highlights": of_part(found.scores, found.token_scores),
     }
     if found.errors is not None:
         columns["errors"] = _rows(found.errors)
     if tokens:
-        columns["tokens"] = pa.array(found.tokens, pa.list_(pa.string()))
-        columns["token_logprobs"] = _rows(found.token_logprobs)
         columns["token_scores"] = pa.array(
             [list(of_query) for of_query in found.token_scores], pa.list_(pa.list_(pa.float32()))
         )

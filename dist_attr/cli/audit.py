@@ -50,8 +50,9 @@ def audit(
 ) -> None:
     """Attribute many answers to the sources, and say what share each source has in them, with intervals.
 
-    The folder gets scores/ (Parquet, by group), shares.parquet, sources.parquet and audit.json. After Ctrl-C, or when
-    anything died, the same command goes on where it was. RAY_ADDRESS names a cluster; without it Ray starts here.
+    The folder gets report.html for people, and for programs audit.json, scores/ (Parquet, by group), shares.parquet,
+    sources.parquet and viewer.jsonl. After Ctrl-C, or when anything died, the same command goes on where it was.
+    RAY_ADDRESS names a cluster; without it Ray starts here.
 
     Examples:
     [bold]dist-attr audit runs/mine/influence.zarr --queries answers.jsonl --out runs/mine/audit[/]
@@ -64,6 +65,7 @@ def audit(
     from dist_attr.config import AuditConfig
     from dist_attr.display import steps_progress
     from dist_attr.display.audit import show_audit
+    from dist_attr.display.report import write_report
 
     given = {
         "readout": readout,
@@ -91,7 +93,8 @@ def audit(
             command=command_line(context),
             progress=progress,
         )
+    report = write_report(out)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
-        show_audit(found, out)
+        show_audit(found, report)

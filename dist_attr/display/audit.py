@@ -12,7 +12,7 @@ from dist_attr.display.fidelity import fidelity_in_words
 SHOWN = 20  # sources
 
 
-def show_audit(audit: Audit, out: str, console: Console | None = None) -> None:
+def show_audit(audit: Audit, report: str, console: Console | None = None) -> None:
     """The shares over all queries, what to know of them, and where the rest lies."""
     console = console or Console()
     shares, effects = audit.table("positive share").sources, audit.table("net effect").sources
@@ -42,7 +42,7 @@ def show_audit(audit: Audit, out: str, console: Console | None = None) -> None:
     )
     for warning in audit.warnings:
         console.print(Text(f"note: {warning}", "yellow"))
-    console.print(Text(f"{out.rstrip('/')}/audit.json", "bold"), soft_wrap=True)
+    console.print(Text(report, "bold"), soft_wrap=True)
 
 
 def _figure(share: SourceShare, scale: float, digits: int, unit: str) -> str:
