@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -45,8 +47,16 @@ class Nodes:
             "RAY_worker_niceness": "0",
         }
         self._processes: list[subprocess.Popen[bytes]] = []
+        # A job finds its cluster by a file in this folder: in Ray's usual one it would find whichever started last.
+        self._folder = tempfile.mkdtemp(prefix="nodes-", dir="/tmp")  # short, for it holds sockets
         try:
-            self._start("--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}")
+            self._start(
+                "--head",
+                f"--port={gcs}",
+                f"--dashboard-port={dashboard}",
+                f"--num-cpus={cpus}",
+                f"--temp-dir={self._folder}",
+            )
             self._until_nodes(1)
             self._start(f"--address={self.gcs}", f"--num-cpus={cpus}")
             self._until_nodes(2)
@@ -91,3 +101,4 @@ class Nodes:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(self._folder, ignore_errors=True)

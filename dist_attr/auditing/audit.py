@@ -249,7 +249,10 @@ def _warnings(
     if failed:
         said.append(f"{len(failed)} sources have no tangent and no share: {', '.join(failed)}.")
     if coverage < 1:
-        said.append(f"Only {coverage:.1%} of the model's parameters carry tangents; the rest is not accounted for.")
+        said.append(
+            f"The run trained {100 * coverage:.2g} % of the model's parameters; what the others had learned before has "
+            "no share."
+        )
     few = sorted({(table.group or "no group") for table in tables if table.queries < FEWEST})
     if few:
         said.append(f"Fewer than {FEWEST} answers are too few for intervals: {', '.join(few)}.")

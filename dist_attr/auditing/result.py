@@ -76,7 +76,7 @@ class Audit(Settings):
     identity: str = Field(description="of the store")
     method: MethodName = Field(description="of the simulation")
     codec: str
-    coverage: float = Field(description="share of the model's parameters that carry tangents")
+    coverage: float = Field(description="share of the model's parameters that the run trained; they carry the tangents")
     model_type: str
     model: str = Field(description="fingerprint of the weights")
     tokenizer: str = Field(description="fingerprint")

@@ -18,6 +18,7 @@ import pytest
 from ray.job_submission import JobSubmissionClient
 
 import dist_attr as da
+from dist_attr.auditing import read_audit, read_scores
 from tests.end_to_end.conftest import SOURCES
 from tests.end_to_end.test_simulate import Settings
 from tests.nodes import WITHOUT_TOKEN, Nodes
@@ -72,7 +73,7 @@ def json_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def test_simulate_and_evaluate(nodes: Nodes, here: Path, settings: Settings, s3: S3Server) -> None:
+def test_simulate_evaluate_and_audit(nodes: Nodes, here: Path, settings: Settings, s3: S3Server) -> None:
     output = write_run(settings, s3)
     done = submit(nodes, s3, "simulate", "run.yaml", "--json")
     assert done.returncode == 0, done.stderr + done.stdout
@@ -88,8 +89,17 @@ def test_simulate_and_evaluate(nodes: Nodes, here: Path, settings: Settings, s3:
     assert judged.returncode == 0, judged.stderr + judged.stdout
     assert any(name.endswith("evaluation.html") for name in s3.files().find(f"{output}/evaluation"))
 
+    rows = [{"prompt": "the", "completion": f" state of {n}", "group": "ab"[n % 2]} for n in range(12)]
+    Path("answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    where = ["--queries", "answers.jsonl", "--out", f"{output}/audit", "--part", "2", "--corpus", "documents.jsonl"]
+    audited = submit(nodes, s3, "audit", f"{output}/influence.zarr", *where)
+    assert audited.returncode == 0, audited.stderr + audited.stdout
+    assert f"{output}/audit/report.html" in audited.stdout
+    found = read_audit(f"{output}/audit")
+    assert found.number == len(read_scores(f"{output}/audit")) == 12 and found.duplicates is not None
+
     secret = s3.environment["AWS_SECRET_ACCESS_KEY"]
-    assert secret not in done.stdout + done.stderr + judged.stdout + judged.stderr
+    assert not any(secret in each.stdout + each.stderr for each in (done, judged, audited))
 
 
 def test_a_job_that_fails_says_why(nodes: Nodes, here: Path, settings: Settings, s3: S3Server) -> None:
