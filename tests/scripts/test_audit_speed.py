@@ -11,6 +11,7 @@ import pytest
 
 from scripts.audit_speed import steady
 from scripts.report import Report
+from tests.stores import make_store
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -39,8 +40,8 @@ def script(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_script_compares_audits_with_engines(tmp_path: Path) -> None:
-    out = tmp_path / "a.json"
-    done = script("--workers", "2", "--json", str(out))
+    out, store = tmp_path / "a.json", make_store(tmp_path, ["ant", "bee", "cow"], context=48)
+    done = script("--store", store.url, "--workers", "2", "--json", str(out))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     report = Report.model_validate_json(out.read_text())
     fast, before = report.tables["steady"], report.tables["before"]
