@@ -18,6 +18,7 @@ Example: python -m scripts.audit_speed --json docs/results/data/audit_speed.json
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -79,7 +80,7 @@ class Audited:
     Attributes:
         rate: queries a second in its steady state.
         ray: seconds of Ray's start.
-        workers: seconds from there until the first part was there, without the reading out of it.
+        workers: seconds from the first word of the audit until its first part was there, less what that part takes.
         whole: seconds of the audit, Ray's start left out.
     """
 
@@ -103,9 +104,9 @@ def material(store: str, folder: Path, number: int, size: int) -> Material:
     attributor = da.Attributor(opened)
     loading = time.perf_counter() - started
     drawn = sample_queries([text for _, text, _, _ in speeches("president")], number, attributor.fits)
-    rows = [f'{query.model_dump_json(exclude_none=True)[:-1]}, "id": "{i}"}}' for i, query in enumerate(drawn)]
+    rows = [{"id": i, "prompt": query.prompt, "completion": query.completion} for i, query in enumerate(drawn)]
     file = folder / "queries.jsonl"
-    file.write_text("\n".join(rows), encoding="utf-8")
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     asked, config = read_audit_queries(str(file)), _config(size)
     parts = parts_of(plan_of(opened, asked, config), asked, lengths(asked, *store_tokenizer(opened)), size)
     attributor.attribute(parts[0].queries)
@@ -211,14 +212,12 @@ def tables(given: Material, bare: dict[int, list[float]], audits: dict[int, list
 
     crowded = [workers for workers in rates if workers > cores]
     note = (
-        f"{given.number} queries in parts of {given.size}; median of {len(bare[1])} rounds and their range. "
-        "The last two columns are the gain by more workers or engines, where 1 is linear. "
-    ) + (
-        f"There are {cores} cores: {' and '.join(map(str, crowded))} workers share them, and what as many bare engines "
-        "reach is the most there is to have."
-        if crowded
-        else f"There are {cores} cores, which workers share with Ray and with the command itself."
+        f"{given.number} queries in parts of {given.size}; median of {len(bare[1])} rounds and their range. In the "
+        f"last two columns 1 is linear. Workers share {cores} cores with Ray and the command itself"
     )
+    if crowded:
+        said = " and ".join(map(str, crowded))
+        note += f"; {said} workers are more than that, and can have no more than as many bare engines have"
     fast = Table(
         title="Queries a second in the steady state",
         columns=["workers", "bare engines", "audit", "audit / engines", "audit, per worker / 1", "engines, each / 1"],
@@ -233,7 +232,7 @@ def tables(given: Material, bare: dict[int, list[float]], audits: dict[int, list
             ]
             for workers in rates
         ],
-        note=note,
+        note=f"{note}.",
     )
     before = Table(
         title="Seconds before the steady state, and of the whole audit",
