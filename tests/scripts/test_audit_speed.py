@@ -47,7 +47,7 @@ def test_the_script_compares_audits_with_engines(tmp_path: Path) -> None:
     fast, before = report.tables["steady"], report.tables["before"]
     assert [row[0] for row in fast.rows] == [row[0] for row in before.rows] == ["1", "2"]
     for _, engines, audit, ratio, *_ in fast.rows:
-        assert float(ratio) == pytest.approx(float(audit) / float(engines), rel=0.02)
+        assert float(ratio) == pytest.approx(float(audit) / float(engines), abs=0.01)  # all three are rounded
     for _, ray, start, loading, whole in before.rows:
         assert min(map(float, (ray, start, loading))) > 0 and float(start) < float(whole)
 
