@@ -39,18 +39,21 @@ def main(
 
     opened = da.open_store(store)
     prompts = held_out(opened, characters)
-    chosen = np.random.default_rng(seed).permutation(len(prompts))[:number]
-    engine, rows = da.Attributor(opened).engine, []
+    engine, rows = da.Attributor(opened).engine, list[str]()
     with progress_bars() as bars:
-        for i in bars.track(chosen.tolist(), description="answers"):
+        bar = bars.add_task("answers", total=number)
+        for i in np.random.default_rng(seed).permutation(len(prompts)).tolist():
+            if len(rows) == number:
+                break
             name, year, prompt = prompts[i]
-            sampling = Sampling(tokens, temperature, top_p=0.95, seed=seed + int(i))
+            sampling = Sampling(tokens, temperature, top_p=0.95, seed=seed + i)
             answer, _ = generate(engine, prompt, sampling)
             completion = decode(engine.tokenizer, answer.completion)
             start = year // SPAN * SPAN
             row = {"id": name, "group": f"{start} to {start + SPAN - 1}", "prompt": prompt, "completion": completion}
             if completion.strip() and "\ufffd" not in completion:  # half a letter is no answer that was sent
                 rows.append(json.dumps(row))
+                bars.update(bar, advance=1)
     out.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     typer.echo(f"{len(rows)} answers in {out}")
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from dist_attr.auditing.duplicates import SharedDocuments, shared_documents
 from dist_attr.auditing.game import Game
 from dist_attr.auditing.parts import check_folder, finished, parquet, parts_of, plan_of
+from dist_attr.auditing.probing import PROBED, check_probing, probing_facts
 from dist_attr.auditing.queries import AuditQuery, lengths, read_audit_queries
 from dist_attr.auditing.result import (
     RESULT,
@@ -67,13 +68,13 @@ def audit(
         config: what is read out and how it is summed up.
         workers: actors that read out side by side.
         model: another place of the store's model.
-        corpus: where the documents of the store are now.
+        corpus: where the documents of the store are now; for probing every node reaches them there.
         command: that makes the same again.
         progress: called with what is done, how much of it and of how much.
 
     Raises:
-        DistAttrError: a query cannot be scored, the folder holds another audit, the store or its model is not as it
-            should be, or a worker died too often. What is finished stays.
+        DistAttrError: a query cannot be scored or probed, the folder holds another audit, the store, its model or its
+            documents are not as they should be, or a worker died too often. What is finished stays.
     """
     config = config or AuditConfig()
     if out.startswith("memory://"):
@@ -81,20 +82,29 @@ def audit(
     opened, place = open_store(absolute_url(store)), Place(absolute_url(out))
     asked = read_audit_queries(queries)
     game = Game.of(len(opened.sources), config.shapley, config.seed) if config.shapley else None
-    sizes = lengths(asked, *store_tokenizer(opened, model))
+    tokenizer, context = store_tokenizer(opened, model)
+    sizes = lengths(asked, tokenizer, context)
     plan = plan_of(opened, asked, config)
-    documents, refused = _documents(opened, corpus)
+    origin, probe = corpus or opened.manifest.run.corpus.path, config.probe
+    origin = None if origin is None else absolute_url(origin)
+    documents, refused = _documents(opened, origin, needed=corpus is not None or probe is not None)
+    window = 0 if probe is None else check_probing(asked, opened, documents or (), tokenizer, context, probe)
     check_folder(place, plan)
     parts = parts_of(plan, asked, sizes, config.part)
     there = {part.name for part in finished(place, parts)}
     missing = [part for part in parts if part.name not in there]
     done = sum(len(part.queries) for part in parts if part.name in there)
-    read_out(opened, place, missing, config, workers=workers, model=model, done=done, progress=progress)
+    read_out(opened, place, missing, config, workers=workers, model=model, corpus=origin, done=done, progress=progress)
     duplicates = None if documents is None else shared_documents(documents, partial(progress, "shared documents"))
     covered = fidelity_of(opened.manifest.fidelity, config.readout, config.truth)
     sources = _sources(opened)
     scores = _scores(place, asked, config)
     tables = _tables(asked, scores, sources, config, opened, covered, progress)
+    probing = None
+    if probe is not None:
+        progress("agreement with probing", 0, 1)
+        probing = probing_facts(scores, asked, len(sources), probe, window, config.seed)
+        progress("agreement with probing", 1, 1)
     manifest = opened.manifest
     assert manifest.model is not None
     failed = {record.name: record.failed for record in opened.records if record.failed is not None}
@@ -119,6 +129,7 @@ def audit(
         failed=failed,
         tables=tuple(tables),
         shapley=None if game is None else ShapleyFacts(exact=game.exact, sets=len(game.removed)),
+        probing=probing,
         duplicates=None if duplicates is None else tuple(duplicates),
         duplicates_refused=refused,
         warnings=tuple(_warnings(config, covered, failed, manifest.space.coverage, tables, duplicates)),
@@ -134,12 +145,12 @@ def audit(
     return found
 
 
-def _documents(store: InfluenceStore, corpus: str | None) -> tuple[list[Document] | None, str | None]:
-    """Those of the sources with a tangent; or none, and why not, unless the user has said where they are."""
+def _documents(store: InfluenceStore, corpus: str | None, *, needed: bool) -> tuple[list[Document] | None, str | None]:
+    """Those of the sources with a tangent; or none, and why not, unless they are needed."""
     try:
         documents = documents_of(store, corpus)
     except CorpusError as error:
-        if corpus is not None:
+        if needed:
             raise
         return None, str(error)
     known = set(store.sources)
@@ -167,6 +178,7 @@ def _scores(place: Place, asked: Sequence[AuditQuery], config: AuditConfig) -> p
         StoreError: it is not of these very queries, each once.
     """
     wanted = ["id", "scores", *(["errors"] if config.rank else []), *(["shapley"] if config.shapley else [])]
+    wanted += PROBED if config.probe else ()
     found = read_scores(place.url, wanted)
     row = {name: i for i, name in enumerate(found["id"].to_pylist())}
     if len(found) != len(asked) or row.keys() != {query.name for query in asked}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -70,20 +70,38 @@ def lengths(queries: Sequence[AuditQuery], tokenizer: Tokenizer, context: int) -
     Raises:
         QueryError: some cannot be scored; it names them, and says what is the matter with the first.
     """
-    found, wrong = [], dict[str, str]()
+    found = []
+
+    def measure(query: AuditQuery) -> None:
+        (own,), (baseline,) = encode_queries([query], tokenizer, context)
+        found.append(max(len(own.tokens), 0 if baseline is None else len(baseline.tokens)))
+
+    refuse(queries, measure, "scored")
+    return found
+
+
+def refuse(queries: Sequence[AuditQuery], check: Callable[[AuditQuery], None], what: str) -> None:
+    """Check every query, and refuse them all if one is wrong.
+
+    Args:
+        queries: which.
+        check: raises QueryError of query 0 where the one it is given is wrong.
+        what: cannot be done to it then, as "scored".
+
+    Raises:
+        QueryError: it names those that are wrong, and says what is the matter with the first.
+    """
+    wrong = dict[str, str]()
     for query in queries:
         try:
-            (own,), (baseline,) = encode_queries([query], tokenizer, context)
+            check(query)
         except QueryError as error:
             wrong[query.name] = str(error).removeprefix("query 0: ")
-            continue
-        found.append(max(len(own.tokens), 0 if baseline is None else len(baseline.tokens)))
     if wrong:
         raise QueryError(
-            f"{len(wrong)} of {len(queries)} queries cannot be scored, {named(list(wrong))}: "
+            f"{len(wrong)} of {len(queries)} queries cannot be {what}, {named(list(wrong))}: "
             f"{next(iter(wrong.values()))}"
         )
-    return found
 
 
 def named(ids: Sequence[str]) -> str:

@@ -15,8 +15,9 @@ from pydantic import Field
 from dist_attr.auditing.duplicates import SharedDocuments
 from dist_attr.auditing.parts import NO_GROUP, SCORES
 from dist_attr.auditing.shares import Figure, Floats, Shares
-from dist_attr.config import AuditConfig, MethodName, Settings
+from dist_attr.config import AuditConfig, MethodName, ProbeConfig, Settings
 from dist_attr.errors import StoreError
+from dist_attr.probing import Agreement
 from dist_attr.store import MeasuredFidelity, Place
 from dist_attr.store.places import clear_damage
 
@@ -69,6 +70,16 @@ class ShapleyFacts(Settings):
     sets: int = Field(description="of sources, that were removed for each query")
 
 
+class ProbingFacts(Settings):
+    """How far in-context probing tells what influence tells."""
+
+    options: ProbeConfig
+    window: int = Field(description="tokens of a passage, at most")
+    agreement: Agreement = Field(
+        description="of scores and mean in-context scores; of single queries it says nothing here"
+    )
+
+
 class Audit(Settings):
     """What an audit says, and how it was made."""
 
@@ -92,6 +103,7 @@ class Audit(Settings):
     failed: dict[str, str] = Field(description="sources without a tangent, and why")
     tables: tuple[ShareTable, ...]
     shapley: ShapleyFacts | None
+    probing: ProbingFacts | None
     duplicates: tuple[SharedDocuments, ...] | None = Field(description="none where the documents were not to be had")
     duplicates_refused: str | None = Field(description="why they were not to be had")
     warnings: tuple[str, ...] = Field(description="what a reader has to know before anything else")

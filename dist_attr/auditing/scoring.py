@@ -28,6 +28,7 @@ from dist_attr import errors
 from dist_attr.auditing.game import Game
 from dist_attr.auditing.highlights import of_part
 from dist_attr.auditing.parts import Part, parquet
+from dist_attr.auditing.probing import PartProber
 from dist_attr.auditing.queries import AuditQuery
 from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
 from dist_attr.config import AuditConfig
@@ -48,11 +49,14 @@ class PartReader:
         out: the folder of the audit.
         config: what is read out.
         model: another place of the store's model.
+        corpus: another place of the store's documents.
     """
 
-    def __init__(self, store: str, out: str, config: AuditConfig, model: str | None) -> None:
-        self._store, self._out, self._config, self._model = store, Place(out), config, model
+    def __init__(self, store: str, out: str, config: AuditConfig, model: str | None, corpus: str | None) -> None:
+        self._store, self._out, self._config = store, Place(out), config
+        self._model, self._corpus = model, corpus
         self._attributor: Attributor | None = None
+        self._prober: PartProber | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Read out the parts of a batch and write them; what went wrong, if anything did."""
@@ -71,13 +75,16 @@ class PartReader:
             store = open_store(self._store)
             weights = store.manifest.run.training.source_weights
             self._weights = np.array([weights.get(source, 1.0) for source in store.sources], np.float32)
-            self._attributor = Attributor(
-                store, model=self._model, rank=self._config.rank, precision=self._config.precision
-            )
+            attributor = Attributor(store, model=self._model, rank=self._config.rank, precision=self._config.precision)
+            if self._config.probe is not None:
+                self._prober = PartProber(attributor.engine, store, self._config.probe, self._corpus)
+            self._attributor = attributor  # last, so that no part is read out with half of what it needs
         found = self._attributor.attribute(part.queries, self._config.readout)
         columns = part_columns(part.queries, found, tokens=self._config.tokens)
         if self._config.shapley:
             columns["shapley"] = _rows(self._values(self._attributor, part.queries))
+        if self._prober is not None:
+            columns |= {name: _rows(rows) for name, rows in self._prober.columns(part.queries).items()}
         self._out.write(part.name, parquet(pa.table(columns)))
 
     def _values(self, attributor: Attributor, queries: Sequence[AuditQuery]) -> np.ndarray[Any, Any]:
@@ -132,6 +139,7 @@ def read_out(
     *,
     workers: int,
     model: str | None = None,
+    corpus: str | None = None,
     done: int = 0,
     progress: Progress = lambda *_: None,
 ) -> None:
@@ -144,6 +152,7 @@ def read_out(
         config: what is read out.
         workers: actors; each holds the model and the tangents, on a GPU if there is one for each.
         model: another place of the store's model.
+        corpus: another place of the store's documents, which every node reaches.
         done: queries that were finished before.
         progress: called with what is done, how many queries of it and of how many.
 
@@ -166,7 +175,7 @@ def read_out(
             PartReader,
             batch_size=None,
             batch_format="pyarrow",
-            fn_constructor_args=(store.url, out.url, config, model),
+            fn_constructor_args=(store.url, out.url, config, model, corpus),
             compute=ActorPoolStrategy(size=min(workers, len(parts)), max_tasks_in_flight_per_actor=AHEAD),
             num_cpus=1,
             num_gpus=gpus_per_actor(min(workers, len(parts))),

@@ -35,12 +35,31 @@ def audit(
             show_default="none",
         ),
     ] = 0,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="in-context probing too, with the sources' documents; see dist-attr compare")
+    ] = False,
+    documents: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="of each source, each in a prompt of its own; of --probe", show_default="3"),
+    ] = None,
+    choose: Annotated[
+        Literal["bm25", "random"] | None,
+        typer.Option(help="documents like the query, or the same random ones for all; of --probe", show_default="bm25"),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="tokens of a document in a prompt at once; of --probe",
+            show_default="half of what the template leaves",
+        ),
+    ] = None,
     truth: Annotated[
         Literal["this-run", "any-such-run"], typer.Option(help="whose measured fidelity the intervals cover")
     ] = "this-run",
     part: Annotated[int, typer.Option(min=1, help="queries that are read out and kept together")] = 64,
     resamples: Annotated[int, typer.Option(min=100, help="of the bootstrap")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap, and of the sets of sources")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap, sets of sources and random documents")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="readout engines side by side, each on a CPU or GPU")] = 2,
     corpus: Annotated[
         str | None,
@@ -58,6 +77,7 @@ def audit(
     [bold]dist-attr audit runs/mine/influence.zarr --queries answers.jsonl --out runs/mine/audit[/]
     [bold]dist-attr audit s3://mine/influence.zarr --queries s3://mine/log.parquet --out s3://mine/audit --workers 8[/]
     [bold]dist-attr audit runs/mine/influence.zarr --queries answers.jsonl --out few --tokens --shapley 500[/]
+    [bold]dist-attr audit runs/mine/influence.zarr --queries answers.jsonl --out read --probe --documents 5[/]
     """
     from dist_attr.auditing import audit as judge
     from dist_attr.cli.again import command_line
@@ -66,13 +86,19 @@ def audit(
     from dist_attr.display import steps_progress
     from dist_attr.display.audit import show_audit
     from dist_attr.display.report import write_report
+    from dist_attr.errors import ConfigError
 
+    asked = {"documents": documents, "choose": choose, "window": window}
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    if chosen and not probe:
+        raise ConfigError(f"{', '.join(f'--{name}' for name in chosen)}: only with --probe, which reads documents")
     given = {
         "readout": readout,
         "rank": rank,
         "precision": precision,
         "tokens": tokens,
         "shapley": shapley,
+        "probe": {"seed": seed, **chosen} if probe else None,
         "truth": truth.replace("-", " "),
         "part": part,
         "resamples": resamples,

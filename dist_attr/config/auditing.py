@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dist_attr.config.base import Settings
 from dist_attr.config.evaluation import TruthName
+from dist_attr.config.probing import ProbeConfig
 from dist_attr.config.readout import ReadoutName
 from dist_attr.config.training import PrecisionName
 
@@ -28,6 +29,7 @@ class AuditConfig(Settings):
         le=2**20,
         description="sets of sources, at most, that are removed for each query; 0 is no Shapley value",
     )
+    probe: ProbeConfig | None = Field(None, description="in-context probing of every query; none without")
     part: int = Field(64, ge=1, le=100_000, description="queries that are read out and written together")
     truth: TruthName = Field("this run", description="whose measured fidelity the intervals cover")
     resamples: int = Field(1000, ge=100, le=100_000, description="of the bootstrap")
@@ -41,6 +43,8 @@ class AuditConfig(Settings):
             raise ValueError(f"the {self.readout} readout takes differences, which drown in bfloat16; take fp32")
         if self.shapley and (self.rank is not None or self.precision == "bf16"):
             raise ValueError("Shapley values need the sources' own tangents in fp32; leave out rank and bf16")
+        if self.probe is not None and self.precision == "bf16":
+            raise ValueError("probing takes differences, which drown in bfloat16; leave out probe, or take fp32")
         return self
 
     def decides_scores(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_attr.auditing import Audit, SourceShare
+from dist_attr.display.comparison import verdict
 from dist_attr.display.fidelity import fidelity_in_words
 
 SHOWN = 20  # sources
@@ -40,6 +41,8 @@ def show_audit(audit: Audit, report: str, console: Console | None = None) -> Non
             "dim",
         )
     )
+    if audit.probing is not None:
+        console.print(Text(verdict(audit.probing.agreement), "dim"))
     for warning in audit.warnings:
         console.print(Text(f"note: {warning}", "yellow"))
     console.print(Text(report, "bold"), soft_wrap=True)

@@ -14,7 +14,7 @@ from dist_attr.display.page import render
 from dist_attr.display.plots import Series, histogram, plot
 
 if TYPE_CHECKING:
-    from dist_attr.probing import Comparison, Estimate
+    from dist_attr.probing import Agreement, Comparison, Estimate
 
 PLOT = (380, 260)  # pixels of the histogram and of the ranks
 SHOWN = 200  # queries that the page lists; the tables beside it have all
@@ -41,7 +41,7 @@ def write_comparison(path: Path, found: Comparison) -> None:
         bars=histogram(known),
         scatters=scatters,
         plot=PLOT,
-        verdict=verdict(found),
+        verdict=verdict(found.agreement),
         queries=list(zip(found.queries, found.agreement.per_query, strict=True))[:SHOWN],
         fidelity=fidelity_in_words(found.fidelity),
     )
@@ -65,7 +65,7 @@ def show_comparison(found: Comparison, console: Console | None = None) -> None:
         table.add_row(f"Spearman without {name}", *(estimate(cohort.partial[name]) for cohort in cohorts))
     table.add_row("all together, mean scores", *(estimate(cohort.mean.spearman) for cohort in cohorts))
     table.add_row("all together, golden score", *(estimate(cohort.golden.spearman) for cohort in cohorts))
-    console.print(Text(verdict(found)))
+    console.print(Text(verdict(found.agreement)))
     console.print(table)
     console.print(
         f"a query takes {found.influence_cost.seconds:.3g} s by influence, {found.probing_cost.seconds:.3g} s by "
@@ -74,10 +74,9 @@ def show_comparison(found: Comparison, console: Console | None = None) -> None:
     )
 
 
-def verdict(found: Comparison) -> str:
+def verdict(found: Agreement) -> str:
     """The answer in one sentence."""
-    overall = found.agreement.overall
-    spearman = overall.spearman
+    spearman = found.overall.spearman
     if spearman.value is None:
         return "There is no query in which both methods rank the sources: one of them has them all alike."
     if spearman.interval is None:
@@ -89,7 +88,7 @@ def verdict(found: Comparison) -> str:
     else:
         said = "not to be told from chance, which is 0"
     return (
-        f"Influence and in-context probing rank {found.agreement.sources} sources alike with Spearman's correlation "
+        f"Influence and in-context probing rank {found.sources} sources alike with Spearman's correlation "
         f"{estimate(spearman)}, mean of {spearman.queries} quer{'y' if spearman.queries == 1 else 'ies'}: {said}."
     )
 

@@ -6,10 +6,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dist_attr.auditing import Audit, Highlights, Measure, ShareTable, SourceShare, read_audit, read_highlights
+import pyarrow as pa
+
+from dist_attr.auditing import (
+    Audit,
+    Highlights,
+    Measure,
+    ShareTable,
+    SourceShare,
+    read_audit,
+    read_highlights,
+    read_scores,
+)
+from dist_attr.auditing.result import matrix
 from dist_attr.config import absolute_url
+from dist_attr.display.comparison import estimate, verdict
+from dist_attr.display.comparison import percent as of_hundred
 from dist_attr.display.fidelity import fidelity_in_words
 from dist_attr.display.page import render
+from dist_attr.display.plots import Plot, Series, plot
 from dist_attr.store import Place
 
 REPORT = "report.html"
@@ -63,16 +78,24 @@ def write_report(out: str) -> str:
     audit = read_audit(place.url)
     rows = ranked(audit)
     shown = [row.name for row in rows[:MOST_SHOWN]]
-    place.write(REPORT, page(audit, rows, read_highlights(place.url, audit, shown)).encode())
+    both = None if audit.probing is None else scatter(audit, read_scores(place.url, ["scores", "probing"]))
+    place.write(REPORT, page(audit, rows, read_highlights(place.url, audit, shown), both).encode())
     return f"{place.url.rstrip('/')}/{REPORT}"
 
 
-def page(audit: Audit, rows: Sequence[Row], highlights: dict[str, Highlights]) -> str:
-    """The page's text."""
+def page(audit: Audit, rows: Sequence[Row], highlights: dict[str, Highlights], both: Plot | None) -> str:
+    """The page's text; `both` is what influence and probing say of each source, if they were compared."""
     groups, cells = heat(audit, rows[:MOST_SOURCES])
     return render(
         "report.html.j2",
-        {"percent": percent, "nats": nats, "count": count, "short": short},
+        {
+            "percent": percent,
+            "nats": nats,
+            "count": count,
+            "short": short,
+            "estimate": estimate,
+            "of_hundred": of_hundred,
+        },
         audit=audit,
         ends=ends,
         digits=digits_of(rows),
@@ -84,6 +107,8 @@ def page(audit: Audit, rows: Sequence[Row], highlights: dict[str, Highlights]) -
         all_groups=sum(table.scope == "group" and table.measure == "net effect" for table in audit.tables),
         heat=cells,
         highlights=highlights,
+        both=both,
+        verdict=verdict(audit.probing.agreement) if audit.probing else "",
         summary=summary(audit, rows),
         fidelity=fidelity_in_words(audit.fidelity),
         covered=fidelity_in_words(() if audit.covered is None else (audit.covered,)),
@@ -118,6 +143,20 @@ def heat(audit: Audit, rows: Sequence[Row]) -> tuple[list[ShareTable], list[list
     effects = [[own[row.name] for own in by_source] for row in rows]
     most = max((abs(effect.value or 0.0) for of_source in effects for effect in of_source), default=0.0) or 1.0
     return groups, [[Cell(effect, (effect.value or 0.0) / most) for effect in of_source] for of_source in effects]
+
+
+def scatter(audit: Audit, scores: pa.Table) -> Plot:
+    """Each source by its mean score and its mean in-context score."""
+    influence, probing = (
+        matrix(scores[name], len(audit.sources)).mean(axis=0).tolist() for name in ("scores", "probing")
+    )
+    names = [source.name for source in audit.sources]
+    return plot(
+        "Influence and in-context probing",
+        ("mean score, nats per unit weight", "mean in-context score, nats"),
+        [Series("", dots=list(zip(influence, probing, names, strict=True)), named=True)],
+        said="each source by its mean score and by its mean in-context score",
+    )
 
 
 def summary(audit: Audit, rows: Sequence[Row]) -> list[str]:

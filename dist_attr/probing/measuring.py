@@ -195,7 +195,6 @@ def _measured(
     summed = by_source(probe, sources)
     number = {source: i for i, source in enumerate(sources)}
     source = np.array([number[passage.source] for passage in probe.passages])
-    tokens = np.array([len(passage.tokens) for passage in probe.passages])
 
     def of_passages(get: Callable[[Passage], int]) -> NDArray[np.int64]:
         return np.array([get(passage) for passage in probe.passages])
@@ -208,12 +207,12 @@ def _measured(
         median=np.array([each.median for each in summed]),
         best=np.array([each.best for each in summed]),
         bm25=bm25,
-        tokens=np.bincount(source, tokens, len(sources)) / np.bincount(source, minlength=len(sources)),
+        tokens=np.array([each.tokens for each in summed]),
         passage_source=source,
         passage_document=[passage.document for passage in probe.passages],
         passage_window=of_passages(lambda passage: passage.window),
         passage_windows=of_passages(lambda passage: passage.windows),
-        passage_tokens=tokens,
+        passage_tokens=of_passages(lambda passage: len(passage.tokens)),
         passage_score=probe.scores.astype(np.float64),
         influence_seconds=seconds[0],
         probing_seconds=seconds[1],

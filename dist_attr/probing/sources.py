@@ -23,6 +23,7 @@ class SourceProbe:
         median: of the same.
         best: the largest.
         documents: how many documents its passages are of.
+        tokens: mean length of its passages.
     """
 
     source: str
@@ -30,6 +31,7 @@ class SourceProbe:
     median: float
     best: float
     documents: int
+    tokens: float
 
 
 def by_source(probe: Probe, sources: Sequence[str]) -> list[SourceProbe]:
@@ -45,8 +47,9 @@ def by_source(probe: Probe, sources: Sequence[str]) -> list[SourceProbe]:
             raise QueryError(f"no passage of the source {source!r} was put into the prompt; choose some of it")
         scores = probe.scores[own]
         documents = len({probe.passages[number].document for number in own})
+        tokens = float(np.mean([len(probe.passages[number].tokens) for number in own]))
         found.append(
-            SourceProbe(source, float(scores.mean()), float(np.median(scores)), float(scores.max()), documents)
+            SourceProbe(source, float(scores.mean()), float(np.median(scores)), float(scores.max()), documents, tokens)
         )
     return found
 

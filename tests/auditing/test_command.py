@@ -42,7 +42,7 @@ def test_an_audit_is_made_shown_and_made_again_by_its_own_command(folder: Path, 
     result = invoke(*asked, "--resamples", "200", "--workers", "1")
     assert result.exit_code == 0, result.output
     said = " ".join(result.stdout.split())
-    assert all(source in said for source in SOURCES) and f"{tmp_path}/out/audit.json" in said
+    assert all(source in said for source in SOURCES) and f"{tmp_path}/out/report.html" in said
     assert f"{QUERIES} answers, linear readout; [95 % intervals] for other answers and the fidelity" in said
     assert "rank correlation with 4 retrained models 0.80 [0.60, 0.90]" in said
     assert "note: The documents were not to be had" in said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +12,16 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import dist_attr as da
-from dist_attr.auditing import audit, read_audit, read_audit_queries, read_highlights
-from dist_attr.config import AuditConfig
+from dist_attr.auditing import audit, read_audit, read_audit_queries, read_highlights, read_scores
+from dist_attr.auditing.result import matrix
+from dist_attr.config import AuditConfig, ProbeConfig
+from dist_attr.corpus import Document
 from dist_attr.display.report import MOST_SHOWN, ends, ranked, write_report
 from dist_attr.errors import StoreError
 from dist_attr.readout import Attribution
 from dist_attr.store import MeasuredFidelity, record_fidelity
 from scripts.page_screenshot import FLAGS, browser_path
-from tests.auditing.conftest import QUERIES, SOURCES
+from tests.auditing.conftest import QUERIES, SOURCES, WORDS
 from tests.stores import make_store
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -32,20 +33,24 @@ FIDELITY = MeasuredFidelity(
 
 @pytest.fixture(scope="module")
 def base(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a measured fidelity, and queries one of which is HTML."""
-    base = tmp_path_factory.mktemp("reported")
-    shutil.copytree(folder, base, dirs_exist_ok=True)
-    record_fidelity(da.open_store(f"{base}/influence.zarr"), [FIDELITY])
-    rows = (folder / "queries.jsonl").read_text().splitlines()
-    rows[0] = json.dumps({"id": "html", "prompt": NASTY, "completion": " the law", "group": "talk/0"})
-    (base / "queries.jsonl").write_text("\n".join(rows))
+    """A store with documents and a measured fidelity, and queries one of which is HTML."""
+    base, draw = tmp_path_factory.mktemp("reported"), np.random.default_rng(2)
+    documents = [
+        Document(f"{source}-{n}", " ".join(draw.choice(WORDS, 6)), source, {}) for source in SOURCES for n in range(2)
+    ]
+    record_fidelity(make_store(base, SOURCES, context=128, documents=documents), [FIDELITY])
+    rows = [json.loads(row) for row in (folder / "queries.jsonl").read_text().splitlines()]
+    rows = [{name: row[name] for name in row if name != "baseline"} for row in rows]
+    rows[0] = {"id": "html", "prompt": NASTY, "completion": " the law", "group": "talk/0"}
+    (base / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return base
 
 
 @pytest.fixture(scope="module")
 def out(base: Path) -> Path:
     """An audit of it, in parts that hold a few queries each."""
-    config = AuditConfig(part=4, shapley=15, resamples=100)
+    probe = ProbeConfig(template="{document}\n{prompt}", window=16, documents=1)
+    config = AuditConfig(part=4, shapley=15, resamples=100, probe=probe)
     audit(f"{base}/influence.zarr", f"{base}/queries.jsonl", f"{base}/out", config, command="dist-attr audit again")
     assert write_report(f"{base}/out") == f"{base}/out/report.html"
     return base / "out"
@@ -152,10 +157,30 @@ def test_the_page_says_what_the_audit_found(page: Page, out: Path) -> None:
     cells = page.locator(".heat tbody tr").first.locator("td.cell")
     groups = [table for table in found.tables if table.scope == "group" and table.measure == "net effect"]
     expect(cells).to_have_count(len(groups))
+    groups.sort(key=lambda table: table.group or "")
     for table, cell in zip(groups, cells.all_inner_texts(), strict=True):
         (own,) = (share for share in table.sources if share.source == rows[0].name)
         assert float(cell.strip("()").replace("−", "-")) == pytest.approx(own.value, rel=0.06)
         assert cell.startswith("(") != own.distinct
+
+
+def test_probing_stands_beside_influence(page: Page, out: Path) -> None:
+    found = read_audit(str(out))
+    assert found.probing is not None
+    section = page.locator("h2:has-text('in its prompt') ~ .plots").first
+    cells = section.locator("tbody tr").first.locator("td").all_inner_texts()
+    overall = found.probing.agreement.overall
+    assert cells[:2] == ["all", str(QUERIES)] and overall.spearman.value is not None
+    assert float(cells[2].split()[0]) == pytest.approx(overall.spearman.value, abs=0.0051)
+    assert section.locator("tbody tr").count() == 2 + len(found.probing.agreement.groups)
+    scores = read_scores(str(out), ["scores", "probing"])
+    means = [matrix(scores[name], len(SOURCES)).mean(axis=0) for name in ("scores", "probing")]
+    dots = section.locator("circle")
+    places = [(float(dot.get_attribute("cx") or ""), -float(dot.get_attribute("cy") or "")) for dot in dots.all()]
+    names = [dot.text_content() for dot in dots.all()]
+    for axis, mean in enumerate(means):
+        order = sorted(range(len(names)), key=lambda i: places[i][axis])
+        assert [names[i] for i in order] == [SOURCES[i] for i in mean.argsort()]
 
 
 def test_answers_are_coloured_by_what_a_source_did_to_their_tokens(page: Page, out: Path) -> None:
