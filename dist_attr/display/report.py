@@ -93,6 +93,7 @@ def page(audit: Audit, rows: Sequence[Row], highlights: dict[str, Highlights], b
             "nats": nats,
             "count": count,
             "short": short,
+            "signed": signed,
             "estimate": estimate,
             "of_hundred": of_hundred,
         },

@@ -160,7 +160,9 @@ def test_the_page_says_what_the_audit_found(page: Page, out: Path) -> None:
     groups.sort(key=lambda table: table.group or "")
     for table, cell in zip(groups, cells.all_inner_texts(), strict=True):
         (own,) = (share for share in table.sources if share.source == rows[0].name)
-        assert float(cell.strip("()").replace("−", "-")) == pytest.approx(own.value, rel=0.06)
+        assert float(cell.strip("()").replace("−", "-")) == pytest.approx(
+            own.value, rel=0.06, abs=0.01 * abs(rows[0].effect.value or 1)
+        )
         assert cell.startswith("(") != own.distinct
 
 
