@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes as an operator starts it, with `ray start`; nothing of it is in the test's own process."""
+"""A Ray cluster of nodes as an operator starts it, with `ray start`; nothing of it is in the test's own process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 
 from tests.s3_server import free_ports
 
@@ -19,23 +22,26 @@ WITHOUT_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 
 
 class Nodes:
-    """A head, and a second node that joined it.
+    """A head, and a second node that joined it; nodes can be killed and added.
 
     Args:
-        environment: variables of both nodes, and so of what runs on them.
+        environment: variables of all nodes, and so of what runs on them.
         cpus: of each node.
 
     Attributes:
         dashboard: http:// address at which jobs are taken.
         gcs: HOST:PORT of the cluster.
+        environment: of the nodes; what a driver beside them has to have too.
     """
 
-    def __init__(self, environment: dict[str, str], cpus: int = 1) -> None:
+    def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
         gcs, dashboard = free_ports(2)
         self.gcs = f"127.0.0.1:{gcs}"
         self.dashboard = f"http://127.0.0.1:{dashboard}"
+        self._head_options = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}"]
+        self._cpus = cpus
         folder = Path(sys.executable).parent
-        self._environment = {
+        self.environment = {
             **os.environ,
             **WITHOUT_TOKEN,
             **environment,
@@ -46,15 +52,41 @@ class Nodes:
         }
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
-            self._start("--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}")
-            self._until_nodes(1)
-            self._start(f"--address={self.gcs}", f"--num-cpus={cpus}")
-            self._until_nodes(2)
+            self.start_head()
+            self.add()
         except BaseException:
             self.close()
             raise
 
-    def _start(self, *options: str) -> None:
+    def start_head(self) -> None:
+        """The head of a cluster without a node, at the addresses that are told already."""
+        assert not self._processes, "there are nodes still"
+        self._start(*self._head_options)
+        self.until_alive(1)
+
+    def add(self, temporary: Path | None = None) -> None:
+        """Another node joins; its temporary files, and those of what runs on it, are in a folder of its own if told."""
+        own = [] if temporary is None else [f"--temp-dir={temporary}/ray"]
+        self._start(f"--address={self.gcs}", *own, temporary=temporary)
+        self.until_alive(len(self._processes))
+
+    def kill(self, number: int = -1) -> None:
+        """End a node with all its processes by signal 9; the head is number 0, the youngest node number -1."""
+        node = self._processes.pop(number)
+        _kill_session(node)
+
+    def homes(self, kind: str) -> set[str]:
+        """The nodes that living actors of a class are on, by their ids."""
+        answer = httpx.get(f"{self.dashboard}/api/v0/actors?limit=1000", timeout=10).json()
+        actors = answer["data"]["result"]["result"]
+        return {each["node_id"] for each in actors if each["state"] == "ALIVE" and kind in each["class_name"]}
+
+    @property
+    def number(self) -> int:
+        """How many nodes were started and not killed."""
+        return len(self._processes)
+
+    def _start(self, *options: str, temporary: Path | None = None) -> None:
         # Other clusters of this machine have the ports that a node would take by itself.
         agent, runtime_env, metrics = free_ports(3)
         ports = [
@@ -63,13 +95,15 @@ class Nodes:
             f"--metrics-export-port={metrics}",
         ]
         ray = str(Path(sys.executable).parent / "ray")
-        command = [ray, "start", "--block", "--node-ip-address=127.0.0.1", *ports, *options]
+        command = [ray, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={self._cpus}", *ports, *options]
+        environment = self.environment if temporary is None else {**self.environment, "TMPDIR": str(temporary)}
         # A session of its own, so that the node can be ended with all that it started.
         self._processes.append(
-            subprocess.Popen(command, env=self._environment, start_new_session=True, stdout=subprocess.DEVNULL)
+            subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
         )
 
-    def _until_nodes(self, number: int, seconds: float = 90) -> None:
+    def until_alive(self, number: int, seconds: float = 90) -> None:
+        """Wait until the cluster has exactly so many nodes alive."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert all(process.poll() is None for process in self._processes), "a node has ended"
@@ -77,17 +111,22 @@ class Nodes:
                 found = httpx.get(f"{self.dashboard}/nodes?view=summary", timeout=5).json()["data"]["summary"]
             except (httpx.HTTPError, KeyError, ValueError):
                 found = []
-            if sum(node["raylet"].get("state") == "ALIVE" for node in found) >= number:
+            if sum(node["raylet"].get("state") == "ALIVE" for node in found) == number:
                 return
             time.sleep(0.5)
         raise AssertionError(f"no {number} nodes within {seconds:.0f} s")
 
     def close(self) -> None:
-        """End both nodes with all their processes."""
-        for process in reversed(self._processes):
-            process.send_signal(signal.SIGTERM)
-        for process in self._processes:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+        """End all nodes with all their processes; none of them has anything to save."""
+        while self._processes:
+            self.kill()
+
+
+def _kill_session(leader: subprocess.Popen[bytes]) -> None:
+    """Signal 9 to a process and to all that it started, in whatever process groups they are."""
+    for process in psutil.process_iter():
+        with suppress(OSError):
+            if process.pid != leader.pid and os.getsid(process.pid) == leader.pid:
+                os.kill(process.pid, signal.SIGKILL)
+    leader.kill()
+    leader.wait()

@@ -1,0 +1,112 @@
+"""Two nodes and an S3 server of their own, which tests kill and which are whole again for the next one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from dist_attr.corpus import Document
+from tests.faults.commands import Command
+from tests.nodes import Nodes
+from tests.s3_server import S3Server
+from tests.stores import make_store
+
+SOURCES = ["ant", "bee", "cat", "dog"]
+WORDS = ["state", "union", "fear", "peace", "war", "people", "house", "law", "money", "labor"]
+QUERIES = 120
+
+
+@pytest.fixture(scope="package")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The server of these tests alone."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def reaches_s3(mortal: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what a test itself reads of the results."""
+    for name, value in mortal.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="package")
+def cluster(mortal: S3Server) -> Iterator[Nodes]:
+    """A CPU on each node, so that two actors are on two nodes."""
+    nodes = Nodes({**mortal.environment, "OMP_NUM_THREADS": "1"})
+    yield nodes
+    nodes.close()
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Nodes:
+    """The cluster, made whole again after the tests before."""
+    if cluster.number == 0:
+        cluster.start_head()
+    while cluster.number > 2:
+        cluster.kill()
+    if cluster.number < 2:
+        cluster.add()
+    cluster.until_alive(2)
+    return cluster
+
+
+@pytest.fixture(scope="package")
+def material(mortal: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a folder with a store, its model, its documents, and queries to audit it with."""
+    folder, draw = tmp_path_factory.mktemp("material"), np.random.default_rng(0)
+    documents = [
+        Document(f"{source}-{n}", " ".join(draw.choice(WORDS, 24)), source, {}) for source in SOURCES for n in range(10)
+    ]
+    make_store(folder, SOURCES, context=48, documents=documents)
+    rows = [
+        {"prompt": f"the {draw.choice(WORDS)}", "completion": f" of {draw.choice(WORDS)} {n}", "group": f"g{n % 2}"}
+        for n in range(QUERIES)
+    ]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    url = f"s3://bucket-{uuid4().hex}"
+    mortal.files().mkdir(url)
+    for name in ("influence.zarr", "model", "queries.jsonl", "documents.jsonl"):
+        mortal.files().put(f"{folder}/{name}", f"{url}/{name}", recursive=True)
+    return url
+
+
+def audit_command(nodes: Nodes, folder: Path, material: str, out: str) -> Command:
+    """An audit, each answer a part of its own, so that there is time to disturb it."""
+    words = [f"{material}/influence.zarr", "--queries", f"{material}/queries.jsonl", "--out", out]
+    return Command(nodes, folder, "audit", *words, "--workers", "2", "--part", "1", "--resamples", "100")
+
+
+@pytest.fixture(scope="package")
+def undisturbed(cluster: Nodes, material: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of an audit over both nodes that nothing happened to."""
+    out, folder = f"{material}/undisturbed", tmp_path_factory.mktemp("undisturbed")
+    command = audit_command(cluster, folder, material, out)
+    command.until(lambda: len(cluster.homes("PartReader")) == 2, "a worker on either node")
+    command.succeeded()
+    return out
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """The folder of a disk with 48 MiB, of a short name: Ray puts sockets there."""
+    folder = Path(tempfile.mkdtemp(prefix="disk"))
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        folder.rmdir()
+        pytest.skip(f"a disk that can be filled has to be mounted, and this user may not: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+    shutil.rmtree(folder, ignore_errors=True)

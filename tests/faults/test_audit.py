@@ -1,0 +1,138 @@
+"""Audits of which something fails: no part that was read out is read out again, and the result is the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_attr.auditing import read_audit, read_scores
+from tests.faults.commands import Command, assert_kept, down, fill, objects
+from tests.faults.conftest import QUERIES, audit_command
+from tests.nodes import Nodes
+from tests.s3_server import S3Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+OUTAGE = 30  # seconds
+Start = Callable[[], Command]
+
+
+@pytest.fixture
+def out(material: str, request: pytest.FixtureRequest) -> str:
+    """Where a test has its audit."""
+    return f"{material}/{request.node.name.replace('[', '-').rstrip(']')}"
+
+
+@pytest.fixture
+def start(nodes: Nodes, material: str, out: str, tmp_path: Path) -> Start:
+    """Starts the test's audit; the second time it is the same command."""
+    return lambda: audit_command(nodes, tmp_path, material, out)
+
+
+def parts(s3: S3Server, out: str) -> dict[str, tuple[Any, Any]]:
+    return objects(s3, f"{out}/scores")
+
+
+def under_way(command: Command, s3: S3Server, out: str) -> dict[str, tuple[Any, Any]]:
+    """Waits until some parts are there; those."""
+    command.until(lambda: len(parts(s3, out)) >= 10, "ten parts")
+    found = parts(s3, out)
+    assert len(found) < QUERIES, "it was done before it was disturbed"
+    return found
+
+
+def assert_same(out: str, undisturbed: str) -> None:
+    """Scores, bit for bit, and all figures."""
+    one, other = (read_scores(url).sort_by("id") for url in (out, undisturbed))
+    assert one.equals(other)
+    assert read_audit(out).tables == read_audit(undisturbed).tables
+
+
+def test_a_node_that_is_killed_costs_time(
+    start: Start, nodes: Nodes, mortal: S3Server, out: str, undisturbed: str
+) -> None:
+    command = start()
+    before = under_way(command, mortal, out)
+    nodes.kill()
+    command.succeeded()  # on the node that is left
+    assert_kept(before, parts(mortal, out))
+    assert_same(out, undisturbed)
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "gone"])
+def test_s3_that_is_down_for_half_a_minute_costs_time(
+    start: Start, mortal: S3Server, out: str, undisturbed: str, silent: bool
+) -> None:
+    command = start()
+    before = under_way(command, mortal, out)
+    with down(mortal, silent=silent):
+        time.sleep(OUTAGE)
+        assert command.running, command.err
+    command.succeeded()
+    assert_kept(before, parts(mortal, out))
+    assert_same(out, undisturbed)
+
+
+def test_a_driver_that_is_killed_is_started_again(start: Start, mortal: S3Server, out: str, undisturbed: str) -> None:
+    command = start()
+    under_way(command, mortal, out)
+    command.kill()
+    time.sleep(3)  # a worker may finish what it has
+    before = parts(mortal, out)
+    start().succeeded()
+    assert_kept(before, parts(mortal, out))
+    assert_same(out, undisturbed)
+
+
+def test_a_head_that_is_lost_ends_it_and_the_next_cluster_goes_on(
+    start: Start, nodes: Nodes, mortal: S3Server, out: str, undisturbed: str
+) -> None:
+    command = start()
+    under_way(command, mortal, out)
+    nodes.kill(0)
+    assert command.ended() != 0
+    nodes.close()
+    before = parts(mortal, out)
+    nodes.start_head()
+    nodes.add()
+    start().succeeded()
+    assert_kept(before, parts(mortal, out))
+    assert_same(out, undisturbed)
+
+
+def test_a_node_without_room_for_the_model_says_so(
+    start: Start, nodes: Nodes, disk: Path, out: str, undisturbed: str
+) -> None:
+    nodes.kill()
+    nodes.add(disk)
+    filling = fill(disk)
+    said = start().failed()
+    assert "no room for the model" in said and str(disk) in said
+    filling.unlink()
+    start().succeeded()
+    assert_same(out, undisturbed)
+
+
+def test_a_folder_that_is_full_says_so(
+    nodes: Nodes, material: str, disk: Path, tmp_path: Path, undisturbed: str
+) -> None:
+    out = str(disk / "out")
+
+    def files() -> dict[Path, tuple[int, int]]:
+        return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in disk.glob("out/scores/*/*.parquet")}
+
+    command = audit_command(nodes, tmp_path, material, out)
+    command.until(lambda: len(files()) >= 10, "ten parts")
+    filling = fill(disk)
+    said = command.failed()
+    before = files()
+    assert before
+    assert "no room for" in said and out in said
+    filling.unlink()
+    audit_command(nodes, tmp_path, material, out).succeeded()
+    after = files()
+    assert {file: after.get(file) for file in before} == before
+    assert_same(out, undisturbed)
