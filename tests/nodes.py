@@ -75,11 +75,11 @@ class Nodes:
         node = self._processes.pop(number)
         _kill_session(node)
 
-    def homes(self, kind: str) -> set[str]:
-        """The nodes that living actors of a class are on, by their ids."""
-        answer = httpx.get(f"{self.dashboard}/api/v0/actors?limit=1000", timeout=10).json()
-        actors = answer["data"]["result"]["result"]
-        return {each["node_id"] for each in actors if each["state"] == "ALIVE" and kind in each["class_name"]}
+    def actors(self, kind: str) -> dict[int, str]:
+        """Process id and node of each living actor of a class."""
+        answer = httpx.get(f"{self.dashboard}/api/v0/actors?limit=1000&detail=true", timeout=10).json()
+        found = [each for each in answer["data"]["result"]["result"] if kind in each["class_name"]]
+        return {each["pid"]: each["node_id"] for each in found if each["state"] == "ALIVE"}
 
     @property
     def number(self) -> int:

@@ -18,7 +18,8 @@ import pytest
 from tests.nodes import ROOT, Nodes
 from tests.s3_server import S3Server
 
-PATIENCE = 150  # seconds for a command to end, faults included
+OUTAGE = 30  # seconds
+PATIENCE = 200  # seconds for a command to end, faults included
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:

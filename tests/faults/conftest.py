@@ -88,11 +88,11 @@ def audit_command(nodes: Nodes, folder: Path, material: str, out: str) -> Comman
 
 
 @pytest.fixture(scope="package")
-def undisturbed(cluster: Nodes, material: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def audited(cluster: Nodes, material: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of an audit over both nodes that nothing happened to."""
     out, folder = f"{material}/undisturbed", tmp_path_factory.mktemp("undisturbed")
     command = audit_command(cluster, folder, material, out)
-    command.until(lambda: len(cluster.homes("PartReader")) == 2, "a worker on either node")
+    command.until(lambda: len(set(cluster.actors("PartReader").values())) == 2, "a worker on either node")
     command.succeeded()
     return out
 

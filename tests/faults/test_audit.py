@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from dist_attr.auditing import read_audit, read_scores
-from tests.faults.commands import Command, assert_kept, down, fill, objects
+from tests.faults.commands import OUTAGE, Command, assert_kept, down, fill, objects
 from tests.faults.conftest import QUERIES, audit_command
 from tests.nodes import Nodes
 from tests.s3_server import S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-OUTAGE = 30  # seconds
 Start = Callable[[], Command]
 
 
@@ -44,27 +43,27 @@ def under_way(command: Command, s3: S3Server, out: str) -> dict[str, tuple[Any, 
     return found
 
 
-def assert_same(out: str, undisturbed: str) -> None:
+def assert_same(out: str, audited: str) -> None:
     """Scores, bit for bit, and all figures."""
-    one, other = (read_scores(url).sort_by("id") for url in (out, undisturbed))
+    one, other = (read_scores(url).sort_by("id") for url in (out, audited))
     assert one.equals(other)
-    assert read_audit(out).tables == read_audit(undisturbed).tables
+    assert read_audit(out).tables == read_audit(audited).tables
 
 
 def test_a_node_that_is_killed_costs_time(
-    start: Start, nodes: Nodes, mortal: S3Server, out: str, undisturbed: str
+    start: Start, nodes: Nodes, mortal: S3Server, out: str, audited: str
 ) -> None:
     command = start()
     before = under_way(command, mortal, out)
     nodes.kill()
     command.succeeded()  # on the node that is left
     assert_kept(before, parts(mortal, out))
-    assert_same(out, undisturbed)
+    assert_same(out, audited)
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["silent", "gone"])
 def test_s3_that_is_down_for_half_a_minute_costs_time(
-    start: Start, mortal: S3Server, out: str, undisturbed: str, silent: bool
+    start: Start, mortal: S3Server, out: str, audited: str, silent: bool
 ) -> None:
     command = start()
     before = under_way(command, mortal, out)
@@ -73,10 +72,10 @@ def test_s3_that_is_down_for_half_a_minute_costs_time(
         assert command.running, command.err
     command.succeeded()
     assert_kept(before, parts(mortal, out))
-    assert_same(out, undisturbed)
+    assert_same(out, audited)
 
 
-def test_a_driver_that_is_killed_is_started_again(start: Start, mortal: S3Server, out: str, undisturbed: str) -> None:
+def test_a_driver_that_is_killed_is_started_again(start: Start, mortal: S3Server, out: str, audited: str) -> None:
     command = start()
     under_way(command, mortal, out)
     command.kill()
@@ -84,11 +83,11 @@ def test_a_driver_that_is_killed_is_started_again(start: Start, mortal: S3Server
     before = parts(mortal, out)
     start().succeeded()
     assert_kept(before, parts(mortal, out))
-    assert_same(out, undisturbed)
+    assert_same(out, audited)
 
 
 def test_a_head_that_is_lost_ends_it_and_the_next_cluster_goes_on(
-    start: Start, nodes: Nodes, mortal: S3Server, out: str, undisturbed: str
+    start: Start, nodes: Nodes, mortal: S3Server, out: str, audited: str
 ) -> None:
     command = start()
     under_way(command, mortal, out)
@@ -100,11 +99,11 @@ def test_a_head_that_is_lost_ends_it_and_the_next_cluster_goes_on(
     nodes.add()
     start().succeeded()
     assert_kept(before, parts(mortal, out))
-    assert_same(out, undisturbed)
+    assert_same(out, audited)
 
 
 def test_a_node_without_room_for_the_model_says_so(
-    start: Start, nodes: Nodes, disk: Path, out: str, undisturbed: str
+    start: Start, nodes: Nodes, disk: Path, out: str, audited: str
 ) -> None:
     nodes.kill()
     nodes.add(disk)
@@ -113,11 +112,11 @@ def test_a_node_without_room_for_the_model_says_so(
     assert "no room for the model" in said and str(disk) in said
     filling.unlink()
     start().succeeded()
-    assert_same(out, undisturbed)
+    assert_same(out, audited)
 
 
 def test_a_folder_that_is_full_says_so(
-    nodes: Nodes, material: str, disk: Path, tmp_path: Path, undisturbed: str
+    nodes: Nodes, material: str, disk: Path, tmp_path: Path, audited: str
 ) -> None:
     out = str(disk / "out")
 
@@ -135,4 +134,4 @@ def test_a_folder_that_is_full_says_so(
     audit_command(nodes, tmp_path, material, out).succeeded()
     after = files()
     assert {file: after.get(file) for file in before} == before
-    assert_same(out, undisturbed)
+    assert_same(out, audited)

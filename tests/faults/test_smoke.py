@@ -10,11 +10,11 @@ from dist_attr.auditing.result import matrix
 from tests.faults.conftest import QUERIES, SOURCES
 
 
-def test_an_audit_over_two_nodes_has_the_scores_of_the_library(material: str, undisturbed: str) -> None:
+def test_an_audit_over_two_nodes_has_the_scores_of_the_library(material: str, audited: str) -> None:
     queries = read_audit_queries(f"{material}/queries.jsonl")
     true = da.Attributor(da.open_store(f"{material}/influence.zarr")).attribute(queries)
-    found = read_scores(undisturbed)
+    found = read_scores(audited)
     row = {name: i for i, name in enumerate(found["id"].to_pylist())}
     scores = found.take([row[query.name] for query in queries])["scores"]
     np.testing.assert_allclose(matrix(scores, len(SOURCES)), true.scores, atol=2e-5)
-    assert read_audit(undisturbed).number == len(found) == QUERIES
+    assert read_audit(audited).number == len(found) == QUERIES
