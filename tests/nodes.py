@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -67,8 +68,9 @@ class Nodes:
     def add(self, temporary: Path | None = None) -> None:
         """Another node joins; its temporary files, and those of what runs on it, are in a folder of its own if told."""
         own = [] if temporary is None else [f"--temp-dir={temporary}/ray"]
+        before = self._alive()  # among them may be one that is dead, and not yet missed
         self._start(f"--address={self.gcs}", *own, temporary=temporary)
-        self.until_alive(len(self._processes))
+        self._until(lambda: bool(self._alive() - before), "no other node")
 
     def kill(self, number: int = -1) -> None:
         """End a node with all its processes by signal 9; the head is number 0, the youngest node number -1."""
@@ -102,19 +104,28 @@ class Nodes:
             subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
         )
 
-    def until_alive(self, number: int, seconds: float = 90) -> None:
-        """Wait until the cluster has exactly so many nodes alive."""
+    def until_alive(self, number: int) -> None:
+        """Wait until the cluster has exactly so many nodes, those that were killed being missed."""
+        self._until(lambda: len(self._alive()) == number, f"no {number} nodes")
+
+    def _until(self, condition: Callable[[], bool], otherwise: str, seconds: float = 90) -> None:
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while not condition():
             assert all(process.poll() is None for process in self._processes), "a node has ended"
-            try:
-                found = httpx.get(f"{self.dashboard}/nodes?view=summary", timeout=5).json()["data"]["summary"]
-            except (httpx.HTTPError, KeyError, ValueError):
-                found = []
-            if sum(node["raylet"].get("state") == "ALIVE" for node in found) == number:
-                return
+            assert time.monotonic() < end, f"{otherwise} within {seconds:.0f} s"
             time.sleep(0.5)
-        raise AssertionError(f"no {number} nodes within {seconds:.0f} s")
+
+    def _alive(self) -> set[str]:
+        """Ids of the nodes that the head takes to be alive, as soon as it says it."""
+        found: list[Any] = []
+
+        def answered() -> bool:
+            with suppress(httpx.HTTPError, KeyError, ValueError):
+                found.append(httpx.get(f"{self.dashboard}/nodes?view=summary", timeout=5).json()["data"]["summary"])
+            return bool(found)
+
+        self._until(answered, "no answer from the head")
+        return {node["raylet"]["nodeId"] for node in found[-1] if node["raylet"].get("state") == "ALIVE"}
 
     def close(self) -> None:
         """End all nodes with all their processes; none of them has anything to save."""

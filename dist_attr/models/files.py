@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from torch import nn
 
 from dist_attr.config import ModelConfig
-from dist_attr.errors import ModelError, StoreError
+from dist_attr.errors import ModelError
 from dist_attr.models.build import build_model
 from dist_attr.models.trainable import ADAPTER_FOLDER, base_state, save_adapters
 from dist_attr.store import Place
@@ -37,11 +38,13 @@ def upload_folder(url: str) -> Iterator[str]:
     """A temporary folder whose files go to an fsspec URL when the block is done.
 
     Raises:
+        ModelError: there is no room for them on this machine.
         StoreError: the place cannot be written to.
     """
     filesystem, path = Place(url).files()
     with tempfile.TemporaryDirectory() as folder:
-        yield folder
+        with _temporary_room(url):
+            yield folder
         for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
             name = file.relative_to(folder)
             with clear_errors(url, making=True):
@@ -72,17 +75,23 @@ def download_folder(url: str, options: Mapping[str, Any] | None = None, *, weigh
                 continue
             target = Path(folder) / PurePosixPath(file).relative_to(PurePosixPath(filesystem._strip_protocol(path)))
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with clear_errors(url):
-                    filesystem.get_file(file, str(target))
-            except StoreError as error:
-                if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
-                    raise
-                raise ModelError(
-                    f"no room for the model at {url} in {tempfile.gettempdir()} on {platform.node()}: make room there, "
-                    "or set TMPDIR to a folder with more of it"
-                ) from error
+            with _temporary_room(url), clear_errors(url):
+                filesystem.get_file(file, str(target))
         yield folder
+
+
+@contextmanager
+def _temporary_room(url: str) -> Iterator[None]:
+    """That the disk of temporary files is full, as a ModelError; each library has another exception for it."""
+    try:
+        yield
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise ModelError(
+            f"no room for the model at {url} in {tempfile.gettempdir()} on {platform.node()}: make room there, or set "
+            "TMPDIR to a folder with more of it"
+        ) from error
 
 
 def save_model(model: nn.Module, url: str) -> None:

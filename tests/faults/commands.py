@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import pytest
-
 from tests.nodes import ROOT, Nodes
 from tests.s3_server import S3Server
 
@@ -123,12 +121,3 @@ def down(server: S3Server, *, silent: bool) -> Iterator[None]:
             server.go_on()
         else:
             server.start()
-
-
-def fill(disk: Path) -> Path:
-    """Fill a disk to the last byte; the file to remove to make room again."""
-    file = disk / "filling"
-    with file.open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space left"):
-        while True:
-            stream.write(b"\0" * 2**16)
-    return file

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -33,11 +30,13 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server.kill()
 
 
-@pytest.fixture(autouse=True)
-def reaches_s3(mortal: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what a test itself reads of the results."""
-    for name, value in mortal.environment.items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture(scope="package", autouse=True)
+def reaches_s3(mortal: S3Server) -> Iterator[None]:
+    """For what the tests themselves read of the results."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in mortal.environment.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="package")
@@ -95,18 +94,3 @@ def audited(cluster: Nodes, material: str, tmp_path_factory: pytest.TempPathFact
     command.until(lambda: len(set(cluster.actors("PartReader").values())) == 2, "a worker on either node")
     command.succeeded()
     return out
-
-
-@pytest.fixture
-def disk() -> Iterator[Path]:
-    """The folder of a disk with 48 MiB, of a short name: Ray puts sockets there."""
-    folder = Path(tempfile.mkdtemp(prefix="disk"))
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        folder.rmdir()
-        pytest.skip(f"a disk that can be filled has to be mounted, and this user may not: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dist_attr.auditing import read_audit, read_scores
-from tests.faults.commands import OUTAGE, Command, assert_kept, down, fill, objects
+from tests.disk import Disk
+from tests.faults.commands import OUTAGE, Command, assert_kept, down, objects
 from tests.faults.conftest import QUERIES, audit_command
 from tests.nodes import Nodes
 from tests.s3_server import S3Server
@@ -50,9 +51,7 @@ def assert_same(out: str, audited: str) -> None:
     assert read_audit(out).tables == read_audit(audited).tables
 
 
-def test_a_node_that_is_killed_costs_time(
-    start: Start, nodes: Nodes, mortal: S3Server, out: str, audited: str
-) -> None:
+def test_a_node_that_is_killed_costs_time(start: Start, nodes: Nodes, mortal: S3Server, out: str, audited: str) -> None:
     command = start()
     before = under_way(command, mortal, out)
     nodes.kill()
@@ -103,34 +102,34 @@ def test_a_head_that_is_lost_ends_it_and_the_next_cluster_goes_on(
 
 
 def test_a_node_without_room_for_the_model_says_so(
-    start: Start, nodes: Nodes, disk: Path, out: str, audited: str
+    start: Start, nodes: Nodes, disk: Disk, out: str, audited: str
 ) -> None:
     nodes.kill()
-    nodes.add(disk)
-    filling = fill(disk)
+    nodes.add(disk.folder)
+    disk.fill()
     said = start().failed()
-    assert "no room for the model" in said and str(disk) in said
-    filling.unlink()
+    assert "no room for the model" in said and str(disk.folder) in said
+    disk.make_room()
     start().succeeded()
     assert_same(out, audited)
 
 
-def test_a_folder_that_is_full_says_so(
-    nodes: Nodes, material: str, disk: Path, tmp_path: Path, audited: str
-) -> None:
-    out = str(disk / "out")
+def test_a_folder_that_is_full_says_so(nodes: Nodes, material: str, disk: Disk, tmp_path: Path, audited: str) -> None:
+    out = str(disk.folder / "out")
 
     def files() -> dict[Path, tuple[int, int]]:
-        return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in disk.glob("out/scores/*/*.parquet")}
+        return {
+            file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in disk.folder.glob("out/scores/*/*.parquet")
+        }
 
     command = audit_command(nodes, tmp_path, material, out)
     command.until(lambda: len(files()) >= 10, "ten parts")
-    filling = fill(disk)
+    disk.fill()
     said = command.failed()
     before = files()
     assert before
     assert "no room for" in said and out in said
-    filling.unlink()
+    disk.make_room()
     audit_command(nodes, tmp_path, material, out).succeeded()
     after = files()
     assert {file: after.get(file) for file in before} == before

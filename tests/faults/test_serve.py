@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 import dist_attr as da
+from tests.disk import Disk
 from tests.end_to_end.conftest import free_port
 from tests.end_to_end.test_service_faults import QUERIES, Load
-from tests.faults.commands import OUTAGE, Command, down, fill
+from tests.faults.commands import OUTAGE, Command, down
 from tests.faults.conftest import SOURCES
 from tests.nodes import Nodes
 from tests.s3_server import S3Server
@@ -150,18 +151,18 @@ def test_a_head_that_is_lost_ends_it_and_the_next_cluster_serves(
 
 
 def test_a_node_without_room_for_the_model_says_so(
-    start: Start, nodes: Nodes, disk: Path, place: str, right: dict[str, Any]
+    start: Start, nodes: Nodes, disk: Disk, place: str, right: dict[str, Any]
 ) -> None:
     nodes.kill()
-    nodes.add(disk)
-    filling = fill(disk)
+    nodes.add(disk.folder)
+    disk.fill()
     said = start().failed()
-    assert "no room for the model" in said and str(disk) in said
-    filling.unlink()
+    assert "no room for the model" in said and str(disk.folder) in said
+    disk.make_room()
     under_way(start(), place, nodes)
     with load(place, right) as asked:
         asked.answered(20)
-        filling = fill(disk)  # what answers already does not need it
+        disk.fill()  # what answers already does not need it
         asked.answered(20)
-        filling.unlink()
+        disk.make_room()
     assert set(asked.counts) == {"right"}

@@ -14,7 +14,8 @@ import yaml
 import dist_attr as da
 from dist_attr.errors import StoreError
 from dist_attr.models import download_folder, load_model, model_fingerprint
-from tests.faults.commands import OUTAGE, Command, down, fill
+from tests.disk import Disk
+from tests.faults.commands import OUTAGE, Command, down
 from tests.nodes import Nodes
 from tests.s3_server import S3Server
 
@@ -154,14 +155,14 @@ def test_a_head_that_is_lost_ends_it_and_the_next_cluster_goes_on(
     assert_same(output, simulated)
 
 
-def test_a_disk_that_is_full_says_so(nodes: Nodes, material: str, disk: Path, tmp_path: Path, simulated: str) -> None:
-    output = str(disk / "run")
+def test_a_disk_that_is_full_says_so(nodes: Nodes, material: str, disk: Disk, tmp_path: Path, simulated: str) -> None:
+    output = str(disk.folder / "run")
     command = run_command(nodes, tmp_path, material, output)
     under_way(command)
-    filling = fill(disk)
+    disk.fill()
     said = command.failed()
     assert f"cannot write the checkpoint {output}" in said and "no room" in said and "make room" in said
     assert_unfinished(output)
-    filling.unlink()
+    disk.make_room()
     assert_goes_on(run_command(nodes, tmp_path, material, output))
     assert_same(output, simulated)
