@@ -19,7 +19,7 @@ class Disk:
 
     def __init__(self, mebibytes: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="disk"))
-        command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", self.folder]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(self.folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             self.folder.rmdir()

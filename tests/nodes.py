@@ -33,6 +33,7 @@ class Nodes:
         dashboard: http:// address at which jobs are taken.
         gcs: HOST:PORT of the cluster.
         environment: of the nodes; what a driver beside them has to have too.
+        headless: whether the head was killed and not started again.
     """
 
     def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
@@ -60,8 +61,9 @@ class Nodes:
             raise
 
     def start_head(self) -> None:
-        """The head of a cluster without a node, at the addresses that are told already."""
-        assert not self._processes, "there are nodes still"
+        """The head of a new cluster, at the same addresses; nodes of the one before are ended."""
+        self.close()
+        self.headless = False
         self._start(*self._head_options)
         self.until_alive(1)
 
@@ -72,10 +74,14 @@ class Nodes:
         self._start(f"--address={self.gcs}", *own, temporary=temporary)
         self._until(lambda: bool(self._alive() - before), "no other node")
 
-    def kill(self, number: int = -1) -> None:
-        """End a node with all its processes by signal 9; the head is number 0, the youngest node number -1."""
-        node = self._processes.pop(number)
-        _kill_session(node)
+    def kill(self) -> None:
+        """End the youngest node with all its processes by signal 9."""
+        _kill_session(self._processes.pop())
+
+    def kill_head(self) -> None:
+        """The same to the head; the other nodes are left to themselves."""
+        self.headless = True
+        _kill_session(self._processes.pop(0))
 
     def actors(self, kind: str) -> dict[int, str]:
         """Process id and node of each living actor of a class."""
@@ -85,7 +91,7 @@ class Nodes:
 
     @property
     def number(self) -> int:
-        """How many nodes were started and not killed."""
+        """How many nodes were started and not killed, the head among them."""
         return len(self._processes)
 
     def _start(self, *options: str, temporary: Path | None = None) -> None:

@@ -37,7 +37,7 @@ from dist_attr.readout import Attribution, Attributor
 from dist_attr.store import InfluenceStore, Place, open_store
 
 RETRIES = 3  # of a part whose actor died
-BARREN = 2  # pools one after the other that may finish nothing
+BARREN = 2  # pools in a row that finish nothing: then it is given up
 AHEAD = 2  # parts that an actor has, the one it reads out included
 Progress = Callable[[str, int, int], None]
 
@@ -173,7 +173,8 @@ def read_out(
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise SimulationError(
                     f"workers of the audit died again and again over the same queries: {first}. What is finished "
-                    "stays: give it more memory, or fewer --workers, and start the same command again"
+                    "stays: give the nodes more memory, or room on their disks, or fewer --workers, and start the same "
+                    "command again"
                 ) from error
             missing = left
 

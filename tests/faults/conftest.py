@@ -50,7 +50,7 @@ def cluster(mortal: S3Server) -> Iterator[Nodes]:
 @pytest.fixture
 def nodes(cluster: Nodes) -> Nodes:
     """The cluster, made whole again after the tests before."""
-    if cluster.number == 0:
+    if cluster.headless:
         cluster.start_head()
     while cluster.number > 2:
         cluster.kill()

@@ -145,9 +145,8 @@ def test_a_head_that_is_lost_ends_it_and_the_next_cluster_goes_on(
 ) -> None:
     command = start()
     under_way(command)
-    nodes.kill(0)
+    nodes.kill_head()
     assert command.ended() != 0
-    nodes.close()
     assert_unfinished(output)
     nodes.start_head()
     nodes.add()
