@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,13 @@ class Nodes:
         """The head of a new cluster, at the same addresses; nodes of the one before are ended."""
         self.close()
         self.headless = False
-        self._start(*self._head_options)
-        self.until_alive(1)
+        self._start(lambda: len(self._alive()) == 1, *self._head_options)
 
     def add(self, temporary: Path | None = None) -> None:
         """Another node joins; its temporary files, and those of what runs on it, are in a folder of its own if told."""
         own = [] if temporary is None else [f"--temp-dir={temporary}/ray"]
         before = self._alive()  # among them may be one that is dead, and not yet missed
-        self._start(f"--address={self.gcs}", *own, temporary=temporary)
-        self._until(lambda: bool(self._alive() - before), "no other node")
+        self._start(lambda: bool(self._alive() - before), f"--address={self.gcs}", *own, temporary=temporary)
 
     def kill(self) -> None:
         """End the youngest node with all its processes by signal 9."""
@@ -94,7 +92,17 @@ class Nodes:
         """How many nodes were started and not killed, the head among them."""
         return len(self._processes)
 
-    def _start(self, *options: str, temporary: Path | None = None) -> None:
+    def _start(self, there: Callable[[], bool], *options: str, temporary: Path | None = None) -> None:
+        """Start a node until it is there: Ray gives itself 30 seconds for it, which a busy machine may not."""
+        for _ in range(3):
+            self._processes.append(self._started(options, temporary))
+            self._until(lambda: self._processes[-1].poll() is not None or there(), "no other node")
+            if self._processes[-1].poll() is None:
+                return
+            self.kill()
+        raise AssertionError("a node has ended three times while it started")
+
+    def _started(self, options: Sequence[str], temporary: Path | None) -> subprocess.Popen[bytes]:
         # Other clusters of this machine have the ports that a node would take by itself.
         agent, runtime_env, metrics = free_ports(3)
         ports = [
@@ -106,9 +114,7 @@ class Nodes:
         command = [ray, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={self._cpus}", *ports, *options]
         environment = self.environment if temporary is None else {**self.environment, "TMPDIR": str(temporary)}
         # A session of its own, so that the node can be ended with all that it started.
-        self._processes.append(
-            subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-        )
+        return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
 
     def until_alive(self, number: int) -> None:
         """Wait until the cluster has exactly so many nodes, those that were killed being missed."""
@@ -117,7 +123,6 @@ class Nodes:
     def _until(self, condition: Callable[[], bool], otherwise: str, seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert all(process.poll() is None for process in self._processes), "a node has ended"
             assert time.monotonic() < end, f"{otherwise} within {seconds:.0f} s"
             time.sleep(0.5)
 
