@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dist_attr.corpus import Document
-from tests.faults.commands import Command
+from tests.disk import Disk
+from tests.faults.commands import Command, until
 from tests.nodes import Nodes
 from tests.s3_server import S3Server
 from tests.stores import make_store
@@ -47,17 +48,32 @@ def cluster(mortal: S3Server) -> Iterator[Nodes]:
     nodes.close()
 
 
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
+def whole(cluster: Nodes) -> Nodes:
     """The cluster, made whole again after the tests before."""
     if cluster.headless:
         cluster.start_head()
+    while cluster.number < 2:
+        cluster.add()
     while cluster.number > 2:
         cluster.kill()
-    if cluster.number < 2:
-        cluster.add()
     cluster.until_alive(2)
     return cluster
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Nodes:
+    """A head and a second node, whatever happened before."""
+    return whole(cluster)
+
+
+@pytest.fixture
+def cramped(nodes: Nodes, disk: Disk) -> Iterator[Disk]:
+    """The disk that the second node has its temporary files on."""
+    nodes.kill()
+    nodes.add(disk.folder)
+    until((disk.folder / "ray" / "ray_current_cluster").exists, "started")  # the last thing that `ray start` writes
+    yield disk
+    nodes.kill()
 
 
 @pytest.fixture(scope="package")
@@ -90,7 +106,7 @@ def audit_command(nodes: Nodes, folder: Path, material: str, out: str) -> Comman
 def audited(cluster: Nodes, material: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of an audit over both nodes that nothing happened to."""
     out, folder = f"{material}/undisturbed", tmp_path_factory.mktemp("undisturbed")
-    command = audit_command(cluster, folder, material, out)
+    command = audit_command(whole(cluster), folder, material, out)
     command.until(lambda: len(set(cluster.actors("PartReader").values())) == 2, "a worker on either node")
     command.succeeded()
     return out

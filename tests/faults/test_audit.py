@@ -101,14 +101,12 @@ def test_a_head_that_is_lost_ends_it_and_the_next_cluster_goes_on(
 
 
 def test_a_node_with_a_full_disk_leaves_the_work_to_the_other(
-    start: Start, nodes: Nodes, mortal: S3Server, disk: Disk, out: str, audited: str
+    start: Start, mortal: S3Server, cramped: Disk, out: str, audited: str
 ) -> None:
-    nodes.kill()
-    nodes.add(disk.folder)
-    disk.fill()
+    cramped.fill()
     command = start()
     before = under_way(command, mortal, out)
-    disk.make_room()
+    cramped.make_room()
     command.succeeded()
     assert_kept(before, parts(mortal, out))
     assert_same(out, audited)

@@ -16,6 +16,7 @@ from dist_attr.errors import StoreError
 from dist_attr.models import download_folder, load_model, model_fingerprint
 from tests.disk import Disk
 from tests.faults.commands import OUTAGE, Command, down
+from tests.faults.conftest import whole
 from tests.nodes import Nodes
 from tests.s3_server import S3Server
 
@@ -62,7 +63,7 @@ def under_way(command: Command) -> None:
 def simulated(cluster: Nodes, material: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of a run that nothing happened to."""
     output = f"{material}/run-undisturbed"
-    command = run_command(cluster, tmp_path_factory.mktemp("undisturbed"), material, output)
+    command = run_command(whole(cluster), tmp_path_factory.mktemp("undisturbed"), material, output)
     under_way(command)
     assert len(set(cluster.actors("SimulationActor").values())) == 2
     command.succeeded()
