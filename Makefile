@@ -14,11 +14,11 @@ GOMP_SPINCOUNT ?= 0
 OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY GOMP_SPINCOUNT OMP_NUM_THREADS
 
-.PHONY: help demo test test-slow check format venv clean
+.PHONY: help demo test test-slow test-faults check format venv clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.installed  ## train, simulate and attribute on the built-in example; options: make demo ARGS="..."
 	$(BIN)/dist-attr demo --out runs/demo $(ARGS)
@@ -28,6 +28,9 @@ test: check  ## check, then all tests but the slow ones; options for pytest: mak
 
 test-slow: .venv/.installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-faults: .venv/.installed  ## nodes, S3 and disks that fail under real commands, on a Ray cluster of two nodes
+	$(BIN)/python -m pytest -m faults $(ARGS)
 
 check: .venv/.installed  ## lint, format and types, without changing anything
 	$(BIN)/ruff check

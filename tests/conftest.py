@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.disk import Disk
 from tests.s3_server import S3Server
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,3 +22,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    """An empty disk of 48 MiB."""
+    disk = Disk(48)
+    yield disk
+    disk.close()

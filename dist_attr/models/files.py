@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 import torch
 from fsspec.implementations.local import LocalFileSystem
 from torch import nn
@@ -18,6 +20,8 @@ from dist_attr.config import ModelConfig
 from dist_attr.errors import ModelError
 from dist_attr.models.build import build_model
 from dist_attr.models.trainable import ADAPTER_FOLDER, base_state, save_adapters
+from dist_attr.store import Place
+from dist_attr.store.places import clear_errors
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -31,15 +35,22 @@ def model_fingerprint(model: nn.Module) -> str:
 
 @contextmanager
 def upload_folder(url: str) -> Iterator[str]:
-    """A temporary folder whose files go to an fsspec URL when the block is done."""
-    filesystem, path = fsspec.core.url_to_fs(url)
+    """A temporary folder whose files go to an fsspec URL when the block is done.
+
+    Raises:
+        ModelError: there is no room for them on this machine.
+        StoreError: the place cannot be written to.
+    """
+    filesystem, path = Place(url).files()
     with tempfile.TemporaryDirectory() as folder:
-        yield folder
+        with _temporary_room(url):
+            yield folder
         for file in sorted(file for file in Path(folder).rglob("*") if file.is_file()):
             name = file.relative_to(folder)
-            if isinstance(filesystem, LocalFileSystem):  # elsewhere there are no folders, and s3fs would make a bucket
-                filesystem.makedirs(f"{path}/{name.parent}", exist_ok=True)
-            filesystem.put_file(str(file), f"{path}/{name}")
+            with clear_errors(url, making=True):
+                if isinstance(filesystem, LocalFileSystem):  # elsewhere there are no folders; s3fs would make a bucket
+                    filesystem.makedirs(f"{path}/{name.parent}", exist_ok=True)
+                filesystem.put_file(str(file), f"{path}/{name}")
 
 
 @contextmanager
@@ -47,10 +58,12 @@ def download_folder(url: str, options: Mapping[str, Any] | None = None, *, weigh
     """The files at an fsspec URL, with its options, in a local folder; those with weights need not come along.
 
     Raises:
-        ModelError: there are none.
+        ModelError: there are none, or there is no room for them on this machine.
+        StoreError: the place cannot be reached.
     """
-    filesystem, path = fsspec.core.url_to_fs(url, **(options or {}))
-    files = filesystem.find(path)
+    filesystem, path = Place(url, options or {}).files()
+    with clear_errors(url):
+        files = filesystem.find(path)
     if not files:
         raise ModelError(f"there is no model at {url}")
     if isinstance(filesystem, LocalFileSystem):
@@ -62,8 +75,23 @@ def download_folder(url: str, options: Mapping[str, Any] | None = None, *, weigh
                 continue
             target = Path(folder) / PurePosixPath(file).relative_to(PurePosixPath(filesystem._strip_protocol(path)))
             target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(file, str(target))
+            with _temporary_room(url), clear_errors(url):
+                filesystem.get_file(file, str(target))
         yield folder
+
+
+@contextmanager
+def _temporary_room(url: str) -> Iterator[None]:
+    """That the disk of temporary files is full, as a ModelError; each library has another exception for it."""
+    try:
+        yield
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise ModelError(
+            f"no room for the model at {url} in {tempfile.gettempdir()} on {platform.node()}: make room there, or set "
+            "TMPDIR to a folder with more of it"
+        ) from error
 
 
 def save_model(model: nn.Module, url: str) -> None:

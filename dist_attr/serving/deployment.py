@@ -155,4 +155,9 @@ def _why(said: str) -> str:
     application = serve.status().applications.get(NAME)
     texts = [] if application is None else [found.message for found in application.deployments.values()]
     found = re.findall(r"dist_attr\.errors\.\w+: (.+)", "\n".join([*texts, said]))
-    return str(found[-1]) if found else said.strip()
+    if found:
+        return str(found[-1])
+    return (
+        f"{said.strip()} Its actors died before they could say why: look at the nodes' memory and disks and Ray's logs "
+        "(ray list actors, ray logs), mend that, and start the same again"
+    )

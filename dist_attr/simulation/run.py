@@ -9,8 +9,6 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-import fsspec
-
 from dist_attr.cluster import connect, gpus_per_actor
 from dist_attr.config import RunConfig, absolute_url
 from dist_attr.corpus import tokenizer_fingerprint
@@ -257,5 +255,4 @@ def _write_result(
     if store is not None:
         tokenizer = tokenizer_fingerprint(run.tokenizer)
         store.finish(ModelIdentity(type=model.type, weights=weights, tokenizer=tokenizer), failed)
-    with fsspec.open(f"{output}/run.yaml", "w", encoding="utf-8") as file:
-        file.write(run.config.to_yaml())
+    Place(output).write("run.yaml", run.config.to_yaml().encode())

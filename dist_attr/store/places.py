@@ -6,6 +6,8 @@ variables, profiles and instance roles. They stay in this process: neither store
 
 from __future__ import annotations
 
+import errno
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,14 +26,14 @@ from dist_attr.errors import DamagedError, StoreError
 ACCESS = "check the credentials (environment, profile or role) and what they allow"
 CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 60.0  # without a byte of an answer, the sending of a part of 5 MiB included; then it is tried again
-# About half a minute, enough for a server to be started again. Each pause is drawn between the first and `base` times
-# the one before, so that with a base below 3 they do not become longer.
+# A minute or so, and hardly ever less than 40 seconds: enough for a server to be started again. Each pause is drawn
+# between the first and `base` times the one before, so that with a base below 3 they do not become longer.
 RETRIES: Any = {
-    "max_retries": 10,
+    "max_retries": 20,
     "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 6},
     "retry_timeout": timedelta(minutes=3),
 }
-ATTEMPTS = 7  # as patient, for what goes through s3fs
+ATTEMPTS = 10  # as patient, for what goes through s3fs
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,10 @@ def clear_errors(url: str, *, making: bool = False) -> Iterator[None]:
     except PermissionError as error:
         raise StoreError(f"no access to {url}: {_short(error)}; {ACCESS}") from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"no room for {url} on {platform.node()}: {_short(error)}; make room, and start the same again"
+            ) from error
         raise StoreError(f"cannot reach {url}: {_short(error)}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("obstore", "botocore", "aiobotocore", "aiohttp"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from dist_attr.config import ModelConfig
-from dist_attr.errors import ModelError
+from dist_attr.errors import ModelError, StoreError
 from dist_attr.models import (
     build_model,
     context_length,
@@ -19,6 +20,8 @@ from dist_attr.models import (
     model_fingerprint,
     save_model,
 )
+from dist_attr.store import places
+from tests.disk import Disk
 from tests.runs import MODELS
 
 GPT2: dict[str, Any] = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 2}
@@ -93,4 +96,30 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot load a causal LM"):
         load_model(str(tmp_path))
     with pytest.raises(ModelError, match="no model at"), download_folder(str(tmp_path / "nothing")):
+        pass
+
+
+def test_a_full_disk_is_told_from_a_place_that_is_not_reached(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(GPT2)
+    save_model(model, "memory://models/two")
+    monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
+    disk.fill()
+    said = f"no room for the model at memory://models/two in {disk.folder} on .*: make room there, or set TMPDIR"
+    with pytest.raises(ModelError, match=said), download_folder("memory://models/two"):
+        pass
+    with pytest.raises(ModelError, match=said):
+        save_model(model, "memory://models/two")
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match=f"no room for {disk.folder}/model on .*; make room"):
+        save_model(model, f"{disk.folder}/model")
+
+
+def test_a_server_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "ATTEMPTS", 1)
+    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "c"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="cannot reach s3://bucket/model: "):
+        save_model(build(GPT2), "s3://bucket/model")
+    with pytest.raises(StoreError, match="cannot reach s3://bucket/model: "), download_folder("s3://bucket/model"):
         pass
