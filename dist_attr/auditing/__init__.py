@@ -11,6 +11,7 @@ from dist_attr.auditing.audit import audit
 from dist_attr.auditing.duplicates import SharedDocuments, SharedExample, shared_documents
 from dist_attr.auditing.game import Game
 from dist_attr.auditing.highlights import Highlight, Highlights, read_highlights
+from dist_attr.auditing.probing import source_means
 from dist_attr.auditing.queries import AuditQuery, read_audit_queries
 from dist_attr.auditing.result import (
     Audit,
@@ -49,4 +50,5 @@ __all__ = [
     "read_scores",
     "shared_documents",
     "shares",
+    "source_means",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_attr.auditing.queries import AuditQuery, refuse
-from dist_attr.auditing.result import ProbingFacts, matrix
+from dist_attr.auditing.result import Audit, ProbingFacts, matrix, read_scores
 from dist_attr.auditing.shares import Floats
 from dist_attr.config import ProbeConfig
 from dist_attr.corpus import Document, Tokenizer
@@ -135,3 +135,20 @@ def probing_facts(
     )
     # What it says of each query follows from the scores, and there may be very many.
     return ProbingFacts(options=config, window=window, agreement=found.model_copy(update={"per_query": ()}))
+
+
+def source_means(out: str, audit: Audit) -> list[tuple[float, float]]:
+    """Of each source the mean score, nats per unit weight, and the mean in-context score, nats.
+
+    Args:
+        out: the folder of an audit with probing, any fsspec URL.
+        audit: that lies there.
+
+    Raises:
+        StoreError: a file is missing or damaged.
+    """
+    scores = read_scores(out, ["scores", "probing"])
+    influence, probing = (
+        matrix(scores[name], len(audit.sources)).mean(axis=0).tolist() for name in ("scores", "probing")
+    )
+    return list(zip(influence, probing, strict=True))

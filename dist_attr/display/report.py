@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from dist_attr.auditing import (
     Audit,
     Highlights,
@@ -16,9 +14,8 @@ from dist_attr.auditing import (
     SourceShare,
     read_audit,
     read_highlights,
-    read_scores,
+    source_means,
 )
-from dist_attr.auditing.result import matrix
 from dist_attr.config import absolute_url
 from dist_attr.display.comparison import estimate, verdict
 from dist_attr.display.comparison import percent as of_hundred
@@ -78,7 +75,7 @@ def write_report(out: str) -> str:
     audit = read_audit(place.url)
     rows = ranked(audit)
     shown = [row.name for row in rows[:MOST_SHOWN]]
-    both = None if audit.probing is None else scatter(audit, read_scores(place.url, ["scores", "probing"]))
+    both = None if audit.probing is None else scatter(audit, source_means(place.url, audit))
     place.write(REPORT, page(audit, rows, read_highlights(place.url, audit, shown), both).encode())
     return f"{place.url.rstrip('/')}/{REPORT}"
 
@@ -146,16 +143,13 @@ def heat(audit: Audit, rows: Sequence[Row]) -> tuple[list[ShareTable], list[list
     return groups, [[Cell(effect, (effect.value or 0.0) / most) for effect in of_source] for of_source in effects]
 
 
-def scatter(audit: Audit, scores: pa.Table) -> Plot:
+def scatter(audit: Audit, means: Sequence[tuple[float, float]]) -> Plot:
     """Each source by its mean score and its mean in-context score."""
-    influence, probing = (
-        matrix(scores[name], len(audit.sources)).mean(axis=0).tolist() for name in ("scores", "probing")
-    )
-    names = [source.name for source in audit.sources]
+    dots = [(*mean, source.name) for mean, source in zip(means, audit.sources, strict=True)]
     return plot(
         "Influence and in-context probing",
         ("mean score, nats per unit weight", "mean in-context score, nats"),
-        [Series("", dots=list(zip(influence, probing, names, strict=True)), named=True)],
+        [Series("", dots=dots, named=True)],
         said="each source by its mean score and by its mean in-context score",
     )
 
