@@ -23,9 +23,10 @@ from dist_attr.auditing.result import (
     read_audit,
     read_scores,
 )
-from dist_attr.auditing.shares import Figure, Shares, fidelity_of, net_effect, positive_share, shares
+from dist_attr.auditing.shares import FEWEST, Figure, Shares, fidelity_of, net_effect, positive_share, shares
 
 __all__ = [
+    "FEWEST",
     "Audit",
     "AuditQuery",
     "AuditedSource",

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from dist_attr.auditing.result import Audit, read_scores
 
 STRONGEST = 3  # answers of a source, for and against
-TYPE = pa.list_(pa.struct([("source", pa.int32()), ("token_scores", pa.list_(pa.float32()))]))
-COLUMNS = ("id", "prompt", "completion", "baseline", "logprob", "tokens", "scores", "highlights")
+TYPE = pa.list_(pa.struct([("source", pa.int32()), ("score", pa.float32()), ("token_scores", pa.list_(pa.float32()))]))
+COLUMNS = ("id", "prompt", "completion", "baseline", "logprob", "tokens", "highlights")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,10 @@ def of_part(scores: NDArray[Any], token_scores: Sequence[NDArray[Any]]) -> pa.Ar
     strongest = _strongest(scores)
     return pa.array(
         [
-            [{"source": source, "token_scores": own[source]} for source in np.flatnonzero(strongest[i]).tolist()]
+            [
+                {"source": source, "score": scores[i, source], "token_scores": own[source]}
+                for source in np.flatnonzero(strongest[i]).tolist()
+            ]
             for i, own in enumerate(token_scores)
         ],
         TYPE,
@@ -91,7 +94,7 @@ def read_highlights(out: str, audit: Audit, sources: Sequence[str]) -> dict[str,
         for kept in row["highlights"]:
             if (number := kept["source"]) in candidates:
                 weight = audit.sources[number].weight
-                candidates[number].append(_highlight(row, row["scores"][number], kept["token_scores"], weight))
+                candidates[number].append(_highlight(row, kept, weight))
     found = {}
     for name in sources:
         ranked = sorted(candidates[known[name]], key=lambda each: (-each.effect, each.id))
@@ -108,10 +111,10 @@ def _strongest(scores: NDArray[Any]) -> NDArray[np.bool_]:
     return strongest
 
 
-def _highlight(row: dict[str, Any], score: float, token_scores: Sequence[float], weight: float) -> Highlight:
+def _highlight(row: dict[str, Any], kept: dict[str, Any], weight: float) -> Highlight:
     return Highlight(
         **{name: row[name] for name in ("id", "group", "prompt", "completion", "baseline", "logprob")},
-        effect=weight * score,
+        effect=weight * kept["score"],
         tokens=tuple(row["tokens"]),
-        token_effects=tuple(weight * each for each in token_scores),
+        token_effects=tuple(weight * each for each in kept["token_scores"]),
     )

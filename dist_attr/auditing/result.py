@@ -50,6 +50,13 @@ class SourceShare(Settings):
     per_million_tokens: float | None = Field(description="the value by a million tokens of the source's training data")
     distinct: bool = Field(description="the source's net effect can be told from 0, by the widest interval there is")
 
+    @property
+    def widest(self) -> tuple[float, float] | None:
+        """The interval that covers all that is known to be uncertain; none if nothing is known."""
+        lows = [end for end in (self.low, self.fidelity_low) if end is not None]
+        highs = [end for end in (self.high, self.fidelity_high) if end is not None]
+        return (min(lows), max(highs)) if lows and highs else None
+
 
 class ShareTable(Settings):
     """A figure of all sources, for all queries or a group of them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def _line(query: AuditQuery, sources: Sequence[str], effects: Floats) -> bytes:
     falling = np.argsort(-effects, kind="stable")
     proponents = [i for i in falling[:MOST] if effects[i] > 0]
     opponents = [i for i in falling[: -MOST - 1 : -1] if effects[i] < 0]
-    fields = {
+    fields: dict[str, Any] = {
         "example_id": query.name,
         "query_set": query.group or "",
         "inputs_plaintext": query.prompt,
@@ -42,5 +43,5 @@ def _line(query: AuditQuery, sources: Sequence[str], effects: Floats) -> bytes:
     for kind, chosen in (("proponent", proponents), ("opponent", opponents)):
         names = [sources[i] for i in chosen]
         scores = [round(float(effects[i]), 6) for i in chosen]
-        fields |= {f"{kind}s": names, f"{kind}_ids": names, f"{kind}_scores": scores}  # type: ignore[dict-item]
+        fields |= {f"{kind}s": names, f"{kind}_ids": names, f"{kind}_scores": scores}
     return json.dumps(fields, ensure_ascii=False).encode() + b"\n"

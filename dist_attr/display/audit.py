@@ -49,9 +49,7 @@ def show_audit(audit: Audit, report: str, console: Console | None = None) -> Non
 
 
 def _figure(share: SourceShare, scale: float, digits: int, unit: str) -> str:
-    covered = share.fidelity_low is not None
-    low, high = (share.fidelity_low, share.fidelity_high) if covered else (share.low, share.high)
-    ends = "" if low is None or high is None else f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    ends = "" if share.widest is None else " [{}, {}]".format(*(f"{scale * end:.{digits}f}" for end in share.widest))
     return ("–" if share.value is None else f"{scale * share.value:.{digits}f}{unit}") + ends
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dist_attr.auditing import (
+    FEWEST,
     Audit,
     Highlights,
     Measure,
@@ -95,7 +96,6 @@ def page(audit: Audit, rows: Sequence[Row], highlights: dict[str, Highlights], b
             "of_hundred": of_hundred,
         },
         audit=audit,
-        ends=ends,
         digits=digits_of(rows),
         rows=rows[:MOST_SOURCES],
         more=len(rows) - min(len(rows), MOST_SOURCES),
@@ -167,7 +167,7 @@ def summary(audit: Audit, rows: Sequence[Row]) -> list[str]:
         + f". With equal shares each would have {100 / len(rows):.2g} %."
     ]
     unclear = sum(not row.effect.distinct for row in rows)
-    if audit.number < 10:
+    if audit.number < FEWEST:
         said.append("So few answers have no intervals, and of no source can it be told that it did anything.")
     elif unclear:
         of_all = "all" if unclear == len(rows) else f"{count(unclear)} of the {count(len(rows))}"
@@ -184,33 +184,22 @@ def percent(share: SourceShare) -> str:
     """A share with its widest interval."""
     if share.value is None:
         return "–"
-    low, high = ends(share)
-    return f"{100 * share.value:.1f} %" + (
-        "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    )
+    ends = "" if share.widest is None else " [{:.1f}, {:.1f}]".format(*(100 * end for end in share.widest))
+    return f"{100 * share.value:.1f} %{ends}"
 
 
 def nats(share: SourceShare, digits: int) -> str:
     """A net effect with its widest interval."""
     if share.value is None:
         return "–"
-    low, high = ends(share)
-    return signed(share.value, digits) + (
-        "" if low is None or high is None else f" [{signed(low, digits)}, {signed(high, digits)}]"
-    )
+    ends = "" if share.widest is None else " [{}, {}]".format(*(signed(end, digits) for end in share.widest))
+    return signed(share.value, digits) + ends
 
 
 def digits_of(rows: Sequence[Row]) -> int:
     """Behind the point, so that the largest of some net effects has three that matter."""
     largest = max((abs(row.effect.value or 0.0) for row in rows), default=0.0)
     return min(9, max(0, 2 - math.floor(math.log10(largest)))) if largest else 0
-
-
-def ends(share: SourceShare) -> tuple[float | None, float | None]:
-    """Of the interval that covers most of what is uncertain."""
-    if share.fidelity_low is None:
-        return share.low, share.high
-    return share.fidelity_low, share.fidelity_high
 
 
 def signed(value: float, digits: int) -> str:
@@ -229,4 +218,4 @@ def count(number: float) -> str:
 
 
 def _upper(share: SourceShare) -> float:
-    return max(share.value or 0.0, ends(share)[1] or 0.0)
+    return max(share.value or 0.0, share.widest[1] if share.widest else 0.0)
