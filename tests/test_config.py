@@ -92,7 +92,6 @@ def test_settings_are_frozen() -> None:
             {**FINISHED, "simulation": {"method": "checkpoint", "descent": {"rate": 0}}},
             "simulation.descent.rate",
         ),
-        ({"simulation": {"curvature_weight": 0.5}}, "belongs to a curvature_share below 1"),
         ({"training": {"batch_size": 12, "accumulation_steps": 4}}, "must be a multiple of cluster.workers"),
         ({"training": {"steps": 5, "warmup_steps": 5}}, "warmup_steps .* smaller than steps"),
         ({"training": {"momentum": 0.9}}, "momentum belongs to sgd"),

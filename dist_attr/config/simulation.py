@@ -40,9 +40,7 @@ class SimulationConfig(Settings):
     )
     stride: int = Field(1, ge=1, description="tangent: the curvature of so many steps is applied once in so many")
     curvature_share: float = Field(1.0, gt=0, le=1, description="part of each batch that curvature is taken from")
-    curvature_weight: float = Field(
-        1.0, gt=0, le=1, description="what the curvature of a part counts; less is steadier"
-    )
+    curvature_weight: float = Field(1.0, gt=0, le=1, description="what the curvature counts; less is steadier")
     window: int | None = Field(None, ge=1, description="simulate only the last so many steps; by default all")
     sources_per_pass: int | None = Field(
         None, ge=1, description="sources an actor computes together; by default measured before the first step"
@@ -93,8 +91,6 @@ class SimulationConfig(Settings):
             return self
         if self.method != "tangent" and (self.horizon is not None or self.stride > 1):
             raise ValueError("horizon and stride belong to method: tangent")
-        if self.curvature_weight < 1 and self.curvature_share == 1:
-            raise ValueError("curvature_weight belongs to a curvature_share below 1")
         if self.method != "trajectory" and (self.epsilon != 1.0 or self.central):
             raise ValueError("epsilon and central belong to method: trajectory")
         return self

@@ -28,8 +28,9 @@ class Levers:
             first; then it is frozen until it appears again. None for ever. Only for tangents.
         stride: the curvature of so many steps is applied once in so many steps. Only for tangents.
         curvature_share: part of the batch's rows that the curvature is taken from, above 0 to 1, other rows every time.
-        curvature_weight: what the curvature of a part counts, above 0 to 1. The noise of few rows is multiplied by the
-            displacement that it drives off, which can grow without end; less of such a curvature is steadier.
+        curvature_weight: what the curvature counts, above 0 to 1. The noise of few rows is multiplied by the
+            displacement that it drives off, which can grow without end; less of such a curvature is steadier. So it is
+            with all rows where training is chaotic.
     """
 
     horizon: int | None = None

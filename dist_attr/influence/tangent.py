@@ -70,7 +70,7 @@ class TangentSimulator:
         gradient = None if at_once else self._clipped(self._state.theta, self._weights, batch)
         for rows in self._passes(active):
             if gradient is None or at_once:
-                gradient, tangents = self._derivative(rows, batch, strength)
+                gradient, tangents = self._derivative(rows, batch, strength * self._levers.curvature_weight)
             else:
                 tangents = self._derivative_by_parts(rows, batch, part, strength, gradient)
             for columns in cache_blocks(tangents.value, elements=2**18):
@@ -97,8 +97,8 @@ class TangentSimulator:
         value = self._step.gradient(theta, weights, batch)
         return Gradient(value, self._step.clip_factor(value))
 
-    def _derivative(self, rows: Rows, batch: Batch, strength: int) -> tuple[Gradient, Gradient]:
-        """The gradient and its derivatives, direct term and curvature in one forward-mode product."""
+    def _derivative(self, rows: Rows, batch: Batch, strength: float) -> tuple[Gradient, Gradient]:
+        """The gradient and its derivatives, direct term and so much of the curvature in one forward-mode product."""
         theta = self._thetas(rows)
         return push_forward(
             lambda theta, weights: self._clipped(theta, weights, batch),

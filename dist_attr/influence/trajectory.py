@@ -81,8 +81,8 @@ class TrajectorySimulator:
         return self._sources
 
     def _gradients(self, batch: Batch, part: Batch) -> Iterator[tuple[slice, Tensor]]:
-        """Rows, pass by pass, and their gradients (rows, P), the curvature from a part of the batch."""
-        if part is batch:
+        """Rows, pass by pass, and their gradients (rows, P), the curvature by the levers."""
+        if part is batch and self._levers.curvature_weight == 1:
             gradients = vmap(self._step.gradient, in_dims=(0, 0, None))
             for rows in self._passes:
                 yield rows, gradients(self._thetas(rows), self._weights[rows], batch)

@@ -19,6 +19,8 @@ TANGENT = {
     "horizon": Levers(horizon=2),
     "stride": Levers(stride=2),
     "share": Levers(curvature_share=0.5),
+    "weight": Levers(curvature_weight=0.6),
+    "weight and stride": Levers(curvature_weight=0.6, stride=2),
     "all": Levers(horizon=3, stride=2, curvature_share=0.34, curvature_weight=0.7),
 }
 SETTINGS: dict[str, dict[str, Any]] = {

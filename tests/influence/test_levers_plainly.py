@@ -104,7 +104,7 @@ def test_tangents_equal_a_plain_loop(levers: Levers) -> None:
         torch.testing.assert_close(simulated[source], plain_tangent(run, source, levers), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("share", "weight"), [(1.0, 1.0), (0.5, 1.0), (0.5, 0.6), (0.25, 0.3)])
+@pytest.mark.parametrize(("share", "weight"), [(1.0, 1.0), (1.0, 0.6), (0.5, 1.0), (0.5, 0.6), (0.25, 0.3)])
 @pytest.mark.parametrize("epsilon", [1.0, 0.3])
 def test_replicas_equal_a_plain_loop(epsilon: float, share: float, weight: float) -> None:
     run = small_network()
