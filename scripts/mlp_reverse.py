@@ -23,8 +23,13 @@ from scripts.mlp_runs import Floats, Run
 PER_PASS = 25  # queries computed together
 
 
-def reversed_scores(run: Run) -> Floats:
-    """Scores (queries, examples): d log-odds of the query / d weight of the example."""
+def reversed_scores(run: Run, curvature: float = 1.0) -> Floats:
+    """Scores (queries, examples): d log-odds of the query / d weight of the example.
+
+    Args:
+        run: the training.
+        curvature: what every H_t counts, the simulator's `curvature_weight`.
+    """
     step, weights, momentum = run.step, run.weights, run.recipe.momentum
     state, before, batches = step.initial(step.space.read(run.start)), list[Tensor](), list(run.batches())
     for t, batch in enumerate(batches):
@@ -44,12 +49,14 @@ def reversed_scores(run: Run) -> Floats:
         of_velocity = torch.zeros_like(of_theta)
         for t in reversed(range(len(batches))):
             of_gradient = of_velocity.sub_(of_theta, alpha=step.rate(t))
-            _pull_back(run, batches[t], before[t], of_gradient, of_theta, scores[part])
+            _pull_back(run, batches[t], before[t], of_gradient, of_theta, scores[part], curvature)
             of_velocity = of_gradient.mul_(momentum)
     return scores.double().numpy()
 
 
-def _pull_back(run: Run, batch: Batch, theta: Tensor, of_gradient: Tensor, of_theta: Tensor, scores: Tensor) -> None:
+def _pull_back(
+    run: Run, batch: Batch, theta: Tensor, of_gradient: Tensor, of_theta: Tensor, scores: Tensor, weight: float
+) -> None:
     """Through one gradient: its derivatives in the examples' weights and in the parameters are added in place."""
     step, weights = run.step, run.weights
 
@@ -63,4 +70,4 @@ def _pull_back(run: Run, batch: Batch, theta: Tensor, of_gradient: Tensor, of_th
     _, curvature = push_forward(
         lambda theta: step.gradient(theta, weights, present, batch.count), (theta,), (of_gradient,)
     )
-    of_theta.add_(curvature)
+    of_theta.add_(curvature, alpha=weight)

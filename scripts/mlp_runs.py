@@ -125,8 +125,8 @@ class Run:
         logits = self._forward(self.step.space.unflatten(theta), self.images.test[queries])
         return log_odds(logits, self.images.test_labels[queries])
 
-    def simulated(self, sources: list[int], horizon: int | None) -> Simulator:
-        """The tangent simulation of some examples."""
+    def simulated(self, sources: list[int], horizon: int | None, curvature: float = 1.0) -> Simulator:
+        """The tangent simulation of some examples; `curvature` is what their curvature counts."""
         step = self.step
         start = step.initial(step.space.read(self.start))
         simulator = make_simulator(
@@ -135,7 +135,7 @@ class Run:
             start,
             self.weights,
             sources,
-            levers=Levers(horizon=horizon),
+            levers=Levers(horizon=horizon, curvature_weight=curvature),
             sources_per_pass=32,
         )
         for t, batch in enumerate(self.batches()):

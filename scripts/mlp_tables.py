@@ -74,6 +74,8 @@ class Tables:
                         f"tangents, exact, {where}" + (f", mean of {number}" if number > 1 else ""),
                         {"": self._setting(scores, number * reading, number * self._parameters, number * seconds)},
                     )
+            if half:
+                yield from self._damped(seconds, reading)
             for horizon in self.protocol.horizons:
                 if (one := self.bench.found(Simulated(0, half, horizon, 1))) is not None:
                     of_horizon = self._simulation(half, horizon)
@@ -89,6 +91,18 @@ class Tables:
                     if all(one is not None for one in found[:number]) and len(found) >= number:
                         where = ("half run" if half else "full run") + (f", mean of {number}" if number > 1 else "")
                         yield f"{name}, {where}", self._grid(settings, found[:number])
+
+    def _damped(self, seconds: float, reading: float) -> Iterator[tuple[str, dict[str, Setting]]]:
+        """Tangents of half runs whose curvature counts less; they cost what the exact ones do."""
+        for number in self.protocol.ensembles:
+            grid = {}
+            for curvature in self.protocol.damped:
+                found = [self.bench.found(Exact(seed, True, curvature)) for seed in range(number)]
+                if all(one is not None for one in found):
+                    scores = np.mean([one["scores"] for one in found], axis=0)
+                    costs = number * reading, number * self._parameters, number * seconds
+                    grid[f"curvature × {curvature:g}"] = self._setting(scores, *costs)
+            yield "tangents, damped, half run" + (f", mean of {number}" if number > 1 else ""), grid
 
     def _grid(self, settings: Sequence[Baseline], found: Sequence[NDArray[np.void]]) -> dict[str, Setting]:
         grid = {}
@@ -151,16 +165,15 @@ class Tables:
 
     def _check(self) -> Table:
         """The derivative in reverse against the simulator's."""
-        rows = []
-        for half in (True, False):
-            exact, some = (
-                self.bench.found(Exact(0, half)),
-                self.bench.found(Simulated(0, half, None, self.protocol.checked)),
-            )
+        rows, checked = [], self.protocol.checked
+        for half, curvature in ((True, 1.0), *((True, less) for less in self.protocol.damped), (False, 1.0)):
+            exact = self.bench.found(Exact(0, half, curvature))
+            some = self.bench.found(Simulated(0, half, None, checked, curvature))
             if exact is not None and some is not None:
-                same = exact["scores"][:, :: self.protocol.checked]
+                same = exact["scores"][:, ::checked]
                 error = np.abs(same - some["scores"]).max() / np.abs(same).max()
-                rows.append(["half run" if half else "full run", str(same.shape[1]), f"{error:.1e}"])
+                run = ("half run" if half else "full run") + (f", curvature × {curvature:g}" if curvature < 1 else "")
+                rows.append([run, str(same.shape[1]), f"{error:.1e}"])
         title = "Largest difference of the simulator's scores from the derivative in reverse, as a share of the largest"
         return Table(title=title, columns=["run", "examples compared", "difference"], rows=rows)
 

@@ -126,11 +126,13 @@ class Exact(Named):
 
     seed: int
     half: bool
+    curvature: float = 1.0  # less than 1 is not exact
 
     def compute(self, bench: Bench) -> NDArray[Any]:
         """Train, and go back through it."""
         started = time.process_time()
-        return record({"scores": reversed_scores(bench.run(self.seed, self.half)), "seconds": spent(started)})
+        scores = reversed_scores(bench.run(self.seed, self.half), self.curvature)
+        return record({"scores": scores, "seconds": spent(started)})
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,12 @@ class Simulated(Named):
     half: bool
     horizon: int | None
     every: int  # which examples: each so-manieth
+    curvature: float = 1.0
 
     def compute(self, bench: Bench) -> NDArray[Any]:
         """Simulate, and read out with forward passes."""
         run, started = bench.run(self.seed, self.half), time.process_time()
-        simulator = run.simulated(list(range(0, len(bench.images.train), self.every)), self.horizon)
+        simulator = run.simulated(list(range(0, len(bench.images.train), self.every)), self.horizon, self.curvature)
         seconds, started = spent(started), time.process_time()
         return record({"scores": run.read_out(simulator), "seconds": seconds, "reading": spent(started)})
 

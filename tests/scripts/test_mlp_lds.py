@@ -24,13 +24,14 @@ def images() -> Images:
     return Images(pixels, pixels[:, :3].argmax(1), asked, asked[:, :3].argmax(1))
 
 
+@pytest.mark.parametrize("curvature", [1.0, 0.5])
 @pytest.mark.parametrize("half", [False, True])
-def test_the_derivative_in_reverse_is_the_simulators(images: Images, half: bool) -> None:
+def test_the_derivative_in_reverse_is_the_simulators(images: Images, half: bool, curvature: float) -> None:
     run = Run(RECIPE, images, seed=1, half=half)
     chosen = [0, 3, 7, 15]
-    simulated = run.read_out(run.simulated(chosen, horizon=None))
+    simulated = run.read_out(run.simulated(chosen, None, curvature))
     assert np.abs(simulated).max() > 1e-3
-    np.testing.assert_allclose(reversed_scores(run)[:, chosen], simulated, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(reversed_scores(run, curvature)[:, chosen], simulated, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("half", [False, True])
