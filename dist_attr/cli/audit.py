@@ -82,6 +82,7 @@ def audit(
     from dist_attr.auditing import audit as judge
     from dist_attr.cli.again import command_line
     from dist_attr.cli.interruption import interruptible
+    from dist_attr.cli.output import results_alone
     from dist_attr.config import AuditConfig
     from dist_attr.display import steps_progress
     from dist_attr.display.audit import show_audit
@@ -107,6 +108,7 @@ def audit(
     config = AuditConfig.parse(given, "the audit")
     with (
         interruptible("what is read out is kept; the same command goes on from there"),
+        results_alone(),
         steps_progress("reading the store") as progress,
     ):
         found = judge(

@@ -57,6 +57,7 @@ def evaluate(
     import json
 
     from dist_attr.cli.interruption import interruptible
+    from dist_attr.cli.output import results_alone
     from dist_attr.config import EvaluationConfig, RunConfig
     from dist_attr.display import steps_progress
     from dist_attr.display.evaluation import evaluation_page, show_evaluation
@@ -74,6 +75,7 @@ def evaluate(
     asked = EvaluationConfig.parse({"protocol": protocol, **given}, "the evaluation")
     with (
         interruptible("what is retrained is kept; the same command goes on from there"),
+        results_alone(),
         steps_progress("reading the run") as progress,
     ):
         result = judge(

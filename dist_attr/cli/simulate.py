@@ -34,6 +34,7 @@ def simulate(
     from dataclasses import asdict
 
     from dist_attr.cli.interruption import interruptible
+    from dist_attr.cli.output import results_alone
     from dist_attr.config import RunConfig
     from dist_attr.display import run_progress, tensorboard
     from dist_attr.simulation import StrideReport
@@ -43,14 +44,14 @@ def simulate(
     again = "started again with the same settings, the run goes on from its last checkpoint, if there is one"
     if not config.cluster.checkpoint_minutes:
         again = "nothing is kept, as cluster.checkpoint_minutes is 0"
-    with interruptible(again), ExitStack() as stack:
+    with interruptible(again), results_alone() as out, ExitStack() as stack:
         shown = [] if as_json else [stack.enter_context(run_progress(config))]
         if events is not None:
             shown.append(stack.enter_context(tensorboard(events)))
 
         def report(stride: StrideReport) -> None:
             if as_json:
-                print(json.dumps(asdict(stride)), flush=True)
+                print(json.dumps(asdict(stride)), file=out, flush=True)
             for show in shown:
                 show(stride)
 

@@ -49,8 +49,9 @@ def run_command(nodes: Nodes, folder: Path, material: str, output: str) -> Comma
 
 
 def steps(command: Command) -> list[int]:
-    """The steps that its strides ended with."""
-    return [json.loads(line)["step"] for line in command.out.splitlines() if '"step"' in line]
+    """The steps that its strides ended with; what it prints is JSON, every line of it."""
+    whole, _, _ = command.out.rpartition("\n")
+    return [facts["step"] for facts in map(json.loads, whole.splitlines()) if "step" in facts]
 
 
 def under_way(command: Command) -> None:
@@ -165,4 +166,12 @@ def test_a_disk_that_is_full_says_so(nodes: Nodes, material: str, disk: Disk, tm
     assert_unfinished(output)
     disk.make_room()
     assert_goes_on(run_command(nodes, tmp_path, material, output))
+    assert_same(output, simulated)
+
+
+def test_a_node_whose_disk_fills_up_goes_on(start: Start, cramped: Disk, output: str, simulated: str) -> None:
+    command = start()
+    under_way(command)
+    cramped.fill()
+    command.succeeded()
     assert_same(output, simulated)
