@@ -30,6 +30,7 @@ class Nodes:
     Args:
         environment: variables of all nodes, and so of what runs on them.
         cpus: of each node.
+        head_cpus: of the head, if not as many.
 
     Attributes:
         dashboard: http:// address at which jobs are taken.
@@ -38,12 +39,14 @@ class Nodes:
         headless: whether the head was killed and not started again.
     """
 
-    def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], cpus: int = 1, head_cpus: int | None = None, apart: bool = False
+    ) -> None:
         gcs, dashboard = free_ports(2)
         self.gcs = f"127.0.0.1:{gcs}"
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         self._head_options = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}"]
-        self._cpus = cpus
+        self._cpus, self._head_cpus = cpus, cpus if head_cpus is None else head_cpus
         folder = Path(sys.executable).parent
         self.environment = {
             **os.environ,
@@ -54,6 +57,7 @@ class Nodes:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
         }
+        self._apart = apart
         self._processes: list[subprocess.Popen[bytes]] = []
         self._folder: str | None = None
         try:
@@ -70,6 +74,13 @@ class Nodes:
         # A job finds its cluster by a file in this folder: in Ray's usual one it would find whichever started last.
         self._folder = tempfile.mkdtemp(prefix="nodes-", dir="/tmp")  # short, for it holds sockets
         self._start(lambda: len(self._alive()) == 1, *self._head_options, f"--temp-dir={self._folder}")
+
+    def restart_head(self) -> None:
+        """A head that was killed is started again, where Ray keeps what it knows in Redis: the nodes are still its."""
+        nodes, self._processes = self._processes, []
+        self._start(lambda: bool(self._alive()), *self._head_options, f"--temp-dir={self._folder}")
+        self._processes += nodes
+        self.headless = False
 
     def add(self, temporary: Path | None = None) -> None:
         """Another node joins; its temporary files, and those of what runs on it, are in a folder of its own if told."""
@@ -116,7 +127,20 @@ class Nodes:
             f"--metrics-export-port={metrics}",
         ]
         ray = str(Path(sys.executable).parent / "ray")
-        command = [ray, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={self._cpus}", *ports, *options]
+        head = "--head" in options
+        cpus = self._head_cpus if head else self._cpus
+        # Ray starts no head beside processes of the same cluster, which a machine with another node has.
+        apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"] if head and self._apart else []
+        command = [
+            *apart,
+            ray,
+            "start",
+            "--block",
+            "--node-ip-address=127.0.0.1",
+            f"--num-cpus={cpus}",
+            *ports,
+            *options,
+        ]
         environment = self.environment if temporary is None else {**self.environment, "TMPDIR": str(temporary)}
         # A session of its own, so that the node can be ended with all that it started.
         return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)

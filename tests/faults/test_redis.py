@@ -1,0 +1,96 @@
+"""A head that is lost where Ray keeps what it knows in Redis: another one takes its place, and all goes on."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.faults.commands import Command, assert_kept
+from tests.faults.conftest import audit_command
+from tests.faults.test_audit import assert_same as assert_same_audit
+from tests.faults.test_audit import parts
+from tests.faults.test_audit import under_way as audit_under_way
+from tests.faults.test_serve import answers, assert_none_wrong, load
+from tests.faults.test_serve import place as place
+from tests.faults.test_serve import port as port
+from tests.faults.test_serve import right as right
+from tests.faults.test_simulate import assert_same as assert_same_run
+from tests.faults.test_simulate import run_command, steps
+from tests.faults.test_simulate import simulated as simulated
+from tests.faults.test_simulate import under_way as run_under_way
+from tests.nodes import Nodes
+from tests.s3_server import S3Server, free_ports
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[str]:
+    """Address of a real Redis server that keeps everything in a folder of the test."""
+    if (program := shutil.which("redis-server")) is None:
+        pytest.skip("there is no redis-server on this machine")
+    (port,) = free_ports(1)
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
+    server = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
+    yield f"127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def lasting(redis: str, mortal: S3Server) -> Iterator[Nodes]:
+    """A head without work, and a node with the shards; both find each other again through Redis."""
+    space = {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": uuid4().hex}
+    nodes = Nodes({**mortal.environment, **space, "OMP_NUM_THREADS": "1"}, cpus=2, head_cpus=0, apart=True)
+    yield nodes
+    nodes.close()
+
+
+def test_a_service_outlives_the_head(
+    lasting: Nodes, material: str, place: str, port: int, right: dict[str, Any], tmp_path: Path
+) -> None:
+    command = Command(lasting, tmp_path, "serve", f"{material}/influence.zarr", "--shards", "2", "--port", str(port))
+    command.until(lambda: "Ctrl-C stops" in command.err and answers(place), "an answer")
+    shards = lasting.actors("ReadoutShard")
+    with load(place, right) as asked:
+        asked.answered(20)
+        lasting.kill_head()
+        lasting.restart_head()
+        asked.answered(20)
+    assert_none_wrong(asked)
+    assert lasting.actors("ReadoutShard") == shards, "shards were loaded again"
+    command.interrupt()
+    assert command.ended() == 0
+    assert not answers(place)
+
+
+def test_a_run_outlives_the_head(lasting: Nodes, material: str, simulated: str, tmp_path: Path) -> None:
+    output = f"{material}/run-redis"
+    command = run_command(lasting, tmp_path, material, output)
+    run_under_way(command)
+    lasting.kill_head()
+    lasting.restart_head()
+    command.succeeded()
+    assert steps(command) == sorted(set(steps(command))), "something was computed twice"
+    assert_same_run(output, simulated)
+
+
+def test_an_audit_is_started_again(
+    lasting: Nodes, mortal: S3Server, material: str, audited: str, tmp_path: Path
+) -> None:
+    out = f"{material}/audit-redis"
+    command = audit_command(lasting, tmp_path, material, out)
+    audit_under_way(command, mortal, out)
+    lasting.kill_head()
+    lasting.restart_head()
+    command.kill()  # Ray Data does not find its own actors again, and would wait for them for ever
+    before = parts(mortal, out)
+    audit_command(lasting, tmp_path, material, out).succeeded()
+    assert_kept(before, parts(mortal, out))
+    assert_same_audit(out, audited)
