@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -30,7 +31,8 @@ class Nodes:
     Args:
         environment: variables of all nodes, and so of what runs on them.
         cpus: of each node.
-        head_cpus: of the head, if not as many.
+        redis: HOST:PORT of a Redis server where Ray keeps what it knows. A head that was lost can then be started
+            again, and it has no CPUs, so that no work is lost with it.
 
     Attributes:
         dashboard: http:// address at which jobs are taken.
@@ -39,14 +41,12 @@ class Nodes:
         headless: whether the head was killed and not started again.
     """
 
-    def __init__(
-        self, environment: Mapping[str, str], cpus: int = 1, head_cpus: int | None = None, apart: bool = False
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str], cpus: int = 1, redis: str | None = None) -> None:
         gcs, dashboard = free_ports(2)
         self.gcs = f"127.0.0.1:{gcs}"
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         self._head_options = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}"]
-        self._cpus, self._head_cpus = cpus, cpus if head_cpus is None else head_cpus
+        self._cpus, self._redis = cpus, redis
         folder = Path(sys.executable).parent
         self.environment = {
             **os.environ,
@@ -56,8 +56,8 @@ class Nodes:
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            **({} if redis is None else {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": uuid4().hex}),
         }
-        self._apart = apart
         self._processes: list[subprocess.Popen[bytes]] = []
         self._folder: str | None = None
         try:
@@ -127,20 +127,12 @@ class Nodes:
             f"--metrics-export-port={metrics}",
         ]
         ray = str(Path(sys.executable).parent / "ray")
-        head = "--head" in options
-        cpus = self._head_cpus if head else self._cpus
-        # Ray starts no head beside processes of the same cluster, which a machine with another node has.
-        apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"] if head and self._apart else []
-        command = [
-            *apart,
-            ray,
-            "start",
-            "--block",
-            "--node-ip-address=127.0.0.1",
-            f"--num-cpus={cpus}",
-            *ports,
-            *options,
-        ]
+        command = [ray, "start", "--block", "--node-ip-address=127.0.0.1", *ports, *options]
+        if self._redis is not None and "--head" in options:
+            # Ray starts no head where it sees processes of the same cluster, which a machine with another node has.
+            command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *command, "--num-cpus=0"]
+        else:
+            command.append(f"--num-cpus={self._cpus}")
         environment = self.environment if temporary is None else {**self.environment, "TMPDIR": str(temporary)}
         # A session of its own, so that the node can be ended with all that it started.
         return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -46,8 +45,7 @@ def redis(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def lasting(redis: str, mortal: S3Server) -> Iterator[Nodes]:
     """A head without work, and a node with the shards; both find each other again through Redis."""
-    space = {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": uuid4().hex}
-    nodes = Nodes({**mortal.environment, **space, "OMP_NUM_THREADS": "1"}, cpus=2, head_cpus=0, apart=True)
+    nodes = Nodes({**mortal.environment, "OMP_NUM_THREADS": "1"}, cpus=2, redis=redis)
     yield nodes
     nodes.close()
 
@@ -55,8 +53,14 @@ def lasting(redis: str, mortal: S3Server) -> Iterator[Nodes]:
 def test_a_service_outlives_the_head(
     lasting: Nodes, material: str, place: str, port: int, right: dict[str, Any], tmp_path: Path
 ) -> None:
-    command = Command(lasting, tmp_path, "serve", f"{material}/influence.zarr", "--shards", "2", "--port", str(port))
-    command.until(lambda: "Ctrl-C stops" in command.err and answers(place), "an answer")
+    words = ["serve", f"{material}/influence.zarr", "--shards", "2", "--port", str(port), "--no-surge"]
+
+    def started() -> Command:
+        command = Command(lasting, tmp_path, *words)
+        command.until(lambda: "Ctrl-C stops" in command.err and answers(place), "an answer")
+        return command
+
+    command = started()
     shards = lasting.actors("ReadoutShard")
     with load(place, right) as asked:
         asked.answered(20)
@@ -65,8 +69,10 @@ def test_a_service_outlives_the_head(
         asked.answered(20)
     assert_none_wrong(asked)
     assert lasting.actors("ReadoutShard") == shards, "shards were loaded again"
-    command.interrupt()
-    assert command.ended() == 0
+    command.kill()  # it has lost its cluster, and would wait for it for ever
+    again = started()
+    again.interrupt()
+    assert again.ended() == 0
     assert not answers(place)
 
 
