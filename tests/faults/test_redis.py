@@ -10,17 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.faults.commands import Command, assert_kept
-from tests.faults.conftest import audit_command
-from tests.faults.test_audit import assert_same as assert_same_audit
-from tests.faults.test_audit import parts
-from tests.faults.test_audit import under_way as audit_under_way
+from tests.faults.commands import Command
 from tests.faults.test_serve import answers, assert_none_wrong, load
 from tests.faults.test_serve import place as place
 from tests.faults.test_serve import port as port
 from tests.faults.test_serve import right as right
-from tests.faults.test_simulate import assert_same as assert_same_run
-from tests.faults.test_simulate import run_command, steps
+from tests.faults.test_simulate import assert_same, run_command, steps
 from tests.faults.test_simulate import simulated as simulated
 from tests.faults.test_simulate import under_way as run_under_way
 from tests.nodes import Nodes
@@ -84,19 +79,4 @@ def test_a_run_outlives_the_head(lasting: Nodes, material: str, simulated: str, 
     lasting.restart_head()
     command.succeeded()
     assert steps(command) == sorted(set(steps(command))), "something was computed twice"
-    assert_same_run(output, simulated)
-
-
-def test_an_audit_is_started_again(
-    lasting: Nodes, mortal: S3Server, material: str, audited: str, tmp_path: Path
-) -> None:
-    out = f"{material}/audit-redis"
-    command = audit_command(lasting, tmp_path, material, out)
-    audit_under_way(command, mortal, out)
-    lasting.kill_head()
-    lasting.restart_head()
-    command.kill()  # Ray Data does not find its own actors again, and would wait for them for ever
-    before = parts(mortal, out)
-    audit_command(lasting, tmp_path, material, out).succeeded()
-    assert_kept(before, parts(mortal, out))
-    assert_same_audit(out, audited)
+    assert_same(output, simulated)
