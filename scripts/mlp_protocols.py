@@ -13,7 +13,7 @@ from dist_attr.evaluation import drop_subsets
 from dist_attr.evaluation.baselines import Baseline, Ekfac, InfluenceCG, Similarity, TracIn, Trak
 from scripts.mlp_data import load_images
 from scripts.mlp_runs import Recipe
-from scripts.mlp_tasks import Bench, Exact, Library, Nudged, Plain, Simulated, Task, Truth
+from scripts.mlp_tasks import Bench, Exact, Library, Nudged, Plain, Retraced, Simulated, Task, Truth
 
 NUDGES = (1.0, 0.1, 0.01)  # by which one example's weight is lowered
 
@@ -58,7 +58,7 @@ class Protocol:
         libraries: other methods by name, with their settings.
         averaged: those of them that are averaged, over how many full runs, where most of them do better than in halves.
         horizons: of the simulations of all examples.
-        checked: every so-manieth example is simulated at full horizon and compared with the derivative in reverse.
+        checked: every so-manieth example is simulated at full horizon, to time it.
         damped: less than the whole curvature that is tried, and over how many half runs at most.
     """
 
@@ -80,7 +80,7 @@ class Protocol:
         few, many = self.ensembles[1], self.ensembles[-1]
         found += [Nudged(0, example, less) for example in self.nudged for less in (0.0, *NUDGES)]
         found += [Simulated(0, half, None, self.checked) for half in (True, False)]
-        found += [Simulated(0, True, None, self.checked, less) for less, runs in self.damped.items() if runs > 1]
+        found += [self.retraced(*run) for run in self.compared]
         found += [Simulated(0, half, horizon, 1) for horizon in self.horizons for half in (True, False)]
         found += self._runs(1, few)
         found += [truth for question in self.questions for row in question.tasks()[1:] for truth in row]
@@ -94,6 +94,15 @@ class Protocol:
             found += [Exact(seed, True, curvature) for curvature, runs in self.damped.items() if seed < runs]
             found += [Library(seed, False, self.libraries[name]) for name, runs in self.averaged.items() if seed < runs]
         return found
+
+    @property
+    def compared(self) -> list[tuple[bool, float]]:
+        """Whether of half, and what curvature counts: the runs whose simulation is compared with that in reverse."""
+        return [(True, 1.0), *((True, less) for less in self.damped), (False, 1.0)]
+
+    def retraced(self, half: bool, curvature: float) -> Retraced:
+        """Of a few examples."""
+        return Retraced(0, half, curvature, tuple(self.nudged))
 
     @property
     def nudged(self) -> range:

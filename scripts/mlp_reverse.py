@@ -11,6 +11,8 @@ step leaves behind, a = λ_v − ηλ_θ is that in g_t, and those in what the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
@@ -23,19 +25,30 @@ from scripts.mlp_runs import Floats, Run
 PER_PASS = 25  # queries computed together
 
 
-def reversed_scores(run: Run, curvature: float = 1.0) -> Floats:
+def path(run: Run) -> list[Tensor]:
+    """The parameters before each step of a training, and after the last."""
+    state, thetas = run.step.initial(run.step.space.read(run.start)), list[Tensor]()
+    for t, batch in enumerate(run.batches()):
+        thetas.append(state.theta)
+        state = run.step(state, run.weights, batch, t)
+    return [*thetas, state.theta]
+
+
+def reversed_scores(
+    run: Run, curvature: float = 1.0, *, along: Sequence[Tensor] | None = None, queries: int | None = None
+) -> Floats:
     """Scores (queries, examples): d log-odds of the query / d weight of the example.
 
     Args:
         run: the training.
         curvature: what every H_t counts, the simulator's `curvature_weight`.
+        along: the parameters before each step and after the last, by default those of the training computed once more.
+            Where training is chaotic that ends elsewhere: rounding is enough.
+        queries: how many, the first ones; by default all.
     """
-    step, weights, momentum = run.step, run.weights, run.recipe.momentum
-    state, before, batches = step.initial(step.space.read(run.start)), list[Tensor](), list(run.batches())
-    for t, batch in enumerate(batches):
-        before.append(state.theta)
-        state = step(state, weights, batch, t)
-    queries = len(run.images.test)
+    step, weights, momentum, batches = run.step, run.weights, run.recipe.momentum, list(run.batches())
+    *before, last = path(run) if along is None else along
+    queries = len(run.images.test) if queries is None else queries
     scores = torch.zeros(queries, len(weights))
     for first in range(0, queries, PER_PASS):
         part = slice(first, min(first + PER_PASS, queries))
@@ -44,7 +57,7 @@ def reversed_scores(run: Run, curvature: float = 1.0) -> Floats:
         def output(theta: Tensor, chosen: Tensor, part: slice = part) -> Tensor:
             return chosen @ run.log_odds(theta, part)
 
-        of_theta = vmap(grad(output), in_dims=(None, 0))(state.theta, one_hot)
+        of_theta = vmap(grad(output), in_dims=(None, 0))(last, one_hot)
         assert isinstance(of_theta, Tensor)
         of_velocity = torch.zeros_like(of_theta)
         for t in reversed(range(len(batches))):

@@ -125,8 +125,17 @@ class Run:
         logits = self._forward(self.step.space.unflatten(theta), self.images.test[queries])
         return log_odds(logits, self.images.test_labels[queries])
 
-    def simulated(self, sources: list[int], horizon: int | None, curvature: float = 1.0) -> Simulator:
-        """The tangent simulation of some examples; `curvature` is what their curvature counts."""
+    def simulated(
+        self, sources: list[int], horizon: int | None, curvature: float = 1.0, path: list[Tensor] | None = None
+    ) -> Simulator:
+        """The tangent simulation of some examples.
+
+        Args:
+            sources: the examples.
+            horizon: of the simulation.
+            curvature: what their curvature counts.
+            path: gets the parameters before each step and after the last.
+        """
         step = self.step
         start = step.initial(step.space.read(self.start))
         simulator = make_simulator(
@@ -138,8 +147,11 @@ class Run:
             levers=Levers(horizon=horizon, curvature_weight=curvature),
             sources_per_pass=32,
         )
+        path = [] if path is None else path
+        path.append(simulator.parameters.clone())
         for t, batch in enumerate(self.batches()):
             simulator.advance(batch, t)
+            path.append(simulator.parameters.clone())
         return simulator
 
     def read_out(self, simulator: Simulator) -> Floats:

@@ -164,18 +164,23 @@ class Tables:
         )
 
     def _check(self) -> Table:
-        """The derivative in reverse against the simulator's."""
-        rows, checked = [], self.protocol.checked
-        for half, curvature in ((True, 1.0), *((True, less) for less in self.protocol.damped), (False, 1.0)):
-            exact = self.bench.found(Exact(0, half, curvature))
-            some = self.bench.found(Simulated(0, half, None, checked, curvature))
-            if exact is not None and some is not None:
-                same = exact["scores"][:, ::checked]
-                error = np.abs(same - some["scores"]).max() / np.abs(same).max()
-                run = ("half run" if half else "full run") + (f", curvature × {curvature:g}" if curvature < 1 else "")
-                rows.append([run, str(same.shape[1]), f"{error:.1e}"])
-        title = "Largest difference of the simulator's scores from the derivative in reverse, as a share of the largest"
-        return Table(title=title, columns=["run", "examples compared", "difference"], rows=rows)
+        """The derivative in reverse against the simulator's, through the same run and through the same once more."""
+        rows = []
+        for half, curvature in self.protocol.compared:
+            task = self.protocol.retraced(half, curvature)
+            exact, both = self.bench.found(Exact(0, half, curvature)), self.bench.found(task)
+            if exact is None or both is None:
+                continue
+            simulated, again = both["scores"], exact["scores"][: task.queries, list(task.examples)]
+            errors = [np.abs(other - simulated).max() / np.abs(simulated).max() for other in (both["reversed"], again)]
+            run = ("half run" if half else "full run") + (f", curvature × {curvature:g}" if curvature < 1 else "")
+            rows.append([run, *(f"{error:.1e}" for error in errors)])
+        return Table(
+            title="Largest difference of the derivative in reverse from the simulator's, as a share of the largest",
+            columns=["run", "through the same run", "through the same run computed once more"],
+            rows=rows,
+            note=f"{len(self.protocol.nudged)} examples.",
+        )
 
     @property
     def _parameters(self) -> int:

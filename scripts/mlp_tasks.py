@@ -143,14 +143,34 @@ class Simulated(Named):
     half: bool
     horizon: int | None
     every: int  # which examples: each so-manieth
-    curvature: float = 1.0
 
     def compute(self, bench: Bench) -> NDArray[Any]:
         """Simulate, and read out with forward passes."""
         run, started = bench.run(self.seed, self.half), time.process_time()
-        simulator = run.simulated(list(range(0, len(bench.images.train), self.every)), self.horizon, self.curvature)
+        simulator = run.simulated(list(range(0, len(bench.images.train), self.every)), self.horizon)
         seconds, started = spent(started), time.process_time()
         return record({"scores": run.read_out(simulator), "seconds": seconds, "reading": spent(started)})
+
+
+@dataclass(frozen=True)
+class Retraced(Named):
+    """The simulator's scores, and in reverse along the very run it went through: record of `scores` and `reversed`.
+
+    Both are (queries, examples), of the first few queries.
+    """
+
+    seed: int
+    half: bool
+    curvature: float
+    examples: tuple[int, ...]
+    queries: int = 5
+
+    def compute(self, bench: Bench) -> NDArray[Any]:
+        """Simulate, and go back."""
+        run, path = bench.run(self.seed, self.half), list[torch.Tensor]()
+        simulator = run.simulated(list(self.examples), None, self.curvature, path)
+        scores = reversed_scores(run, self.curvature, along=path, queries=self.queries)
+        return record({"scores": run.read_out(simulator)[: self.queries], "reversed": scores[:, list(self.examples)]})
 
 
 @dataclass(frozen=True)

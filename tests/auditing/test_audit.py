@@ -338,7 +338,7 @@ from dist_attr.auditing import audit
 from dist_attr.config import AuditConfig
 
 def kill(what, done, of):
-    if what == "reading out" and done >= 6:
+    if what == "reading out" and done >= 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 audit({f"{folder}/influence.zarr"!r}, {f"{folder}/queries.jsonl"!r}, {str(out)!r}, AuditConfig(part=2, resamples=100),
@@ -349,7 +349,7 @@ audit({f"{folder}/influence.zarr"!r}, {f"{folder}/queries.jsonl"!r}, {str(out)!r
     assert done.returncode == -signal.SIGKILL
     assert not (out / "audit.json").exists()
     before = files_in(out)
-    assert 3 <= len(before) < QUERIES // 2
+    assert 1 <= len(before) < len(files_in(small))
     audited(folder, out)
     after = files_in(out)
     assert all(after[name] == before[name] for name in before)
