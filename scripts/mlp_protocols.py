@@ -157,7 +157,7 @@ def published(name: str) -> Callable[[Path, bool], Protocol]:
         ensembles, every = ((1, 2), 40) if quick else ((1, 4, 10), 250)
         averaged = {"TRAK": 2} if quick else {"TRAK": 10, "EK-FAC": 4, "IF-CG": 4}
         # Fashion-MNIST's training is chaotic, and its exact derivative of little use.
-        damped = {0.5: 4, 0.25: 4, 0.75: 1} if name == "fashion" else {}
+        damped = {0.5: 10, 0.25: 4, 0.75: 1} if name == "fashion" else {}
         return Protocol(bench, questions, ensembles, libraries, averaged, horizons=(), checked=every, damped=damped)
 
     return protocol
