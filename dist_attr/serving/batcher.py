@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dist_attr.config import ReadoutName
 from dist_attr.readout import BATCH_TOKENS, Along, EncodedQuery
+from dist_attr.serving.apart import apart
 
 
 class Kind(NamedTuple):
@@ -62,7 +63,7 @@ class Batcher:
             TimeoutError: the deadline has passed.
         """
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            self._task = apart(self._run())
         item = _Waiting(query, kind, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
         self._arrived.set()

@@ -15,6 +15,7 @@ from dist_attr.config import ProbeConfig, ServiceConfig
 from dist_attr.errors import ConfigError, DistAttrError, QueryError, UnavailableError
 from dist_attr.readout import Query
 from dist_attr.serving.admission import Admission
+from dist_attr.serving.apart import apart
 from dist_attr.serving.lasting import Lasting
 from dist_attr.serving.metrics import ReadoutMetrics
 from dist_attr.serving.probe_schemas import ProbedQuery, ProbeOptions, ProbingFacts
@@ -139,7 +140,7 @@ class Probes:
         """The tokens of a window, once the prober has read its documents."""
         if self._loading is None or (self._refused is not None and time.monotonic() - self._refused_at > AGAIN):
             self._refused = None
-            self._loading = asyncio.create_task(self._load())
+            self._loading = apart(self._load())
         try:
             async with asyncio.timeout(PATIENCE):
                 return await asyncio.shield(self._loading)
