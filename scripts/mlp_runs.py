@@ -147,10 +147,11 @@ class Run:
             levers=Levers(horizon=horizon, curvature_weight=curvature),
             sources_per_pass=32,
         )
-        path = [] if path is None else path
-        path.append(simulator.parameters.clone())
         for t, batch in enumerate(self.batches()):
+            if path is not None:
+                path.append(simulator.parameters.clone())
             simulator.advance(batch, t)
+        if path is not None:
             path.append(simulator.parameters.clone())
         return simulator
 

@@ -78,8 +78,10 @@ class Nodes:
     def restart_head(self) -> None:
         """A head that was killed is started again, where Ray keeps what it knows in Redis: the nodes are still its."""
         nodes, self._processes = self._processes, []
-        self._start(lambda: bool(self._alive()), *self._head_options, f"--temp-dir={self._folder}")
-        self._processes += nodes
+        try:
+            self._start(lambda: bool(self._alive()), *self._head_options, f"--temp-dir={self._folder}")
+        finally:
+            self._processes += nodes
         self.headless = False
 
     def add(self, temporary: Path | None = None) -> None:

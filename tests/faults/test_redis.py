@@ -29,6 +29,8 @@ def redis(tmp_path: Path) -> Iterator[str]:
     """Address of a real Redis server that keeps everything in a folder of the test."""
     if (program := shutil.which("redis-server")) is None:
         pytest.skip("there is no redis-server on this machine")
+    if subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], check=False).returncode:
+        pytest.skip("a head of a PID namespace of its own takes the rights to make one")
     (port,) = free_ports(1)
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     server = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
