@@ -11,14 +11,13 @@ Time: one query of the same model, as many directions as sources without a basis
 with the mixing with one. Directions are random, which changes no time. Seconds are the processor's, in one thread, the
 best of the rounds; printed in forward passes of the same query, timed in turns.
 
-Example: python -m scripts.basis --work runs/dial --json basis.json
+Example: python -m scripts.basis --work runs/dial --json docs/results/data/basis.json
          python -m scripts.basis --model passages --work runs/passages --calibration 256
          python -m scripts.basis --work runs/try --quick
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +29,6 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from dist_attr.config import StoreConfig
 from dist_attr.evaluation import lds, predicted_change
@@ -39,6 +37,7 @@ from scripts import one_thread
 from scripts.codec_fidelity import true_changes
 from scripts.dial_benches import BENCHES
 from scripts.dial_tasks import Bench, Displaced, read_out, simulate
+from scripts.report import Report, Table, interval
 
 RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128)
 SOURCES = (16, 64, 256, 1024, 4096)
@@ -62,7 +61,7 @@ def in_int8(directions: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def fidelity(bench: Bench, calibration_number: int) -> list[dict[str, Any]]:
+def fidelity(bench: Bench, calibration_number: int) -> Table:
     """A row for each rank, and for the exact readout."""
     import torch
 
@@ -71,14 +70,12 @@ def fidelity(bench: Bench, calibration_number: int) -> list[dict[str, Any]]:
     retraining, stored = bench.at(0), simulate(bench.at(0), "trajectory", {})
     dropped, outputs = true_changes(bench)
     counts = dropped.sum(axis=1)
+    numbers = np.unique(counts).tolist()
 
-    def fidelity_of(scores: NDArray[np.float64]) -> dict[str, float]:
-        return {
-            f"LDS, {n} dropped": lds(
-                predicted_change(scores, dropped[counts == n]), outputs[counts == n], resamples=10
-            ).value
-            for n in np.unique(counts).tolist()
-        }
+    def fidelity_of(scores: NDArray[np.float64]) -> list[str]:
+        changes = [(predicted_change(scores, dropped[counts == n]), outputs[counts == n]) for n in numbers]
+        found = [lds(predicted, true, resamples=500) for predicted, true in changes]
+        return [interval(one.value, one.low, one.high, digits=3) for one in found]
 
     calibrating = replace(retraining, queries=calibration_queries(bench, calibration_number))
     calibration = read_out(calibrating, retraining.start(), stored, None)["linear"]
@@ -92,24 +89,25 @@ def fidelity(bench: Bench, calibration_number: int) -> list[dict[str, Any]]:
     stored_calibration = torch.from_numpy(read_out(calibrating, retraining.start(), directions, None)["linear"])
     basis = basis.as_stored([torch.from_numpy(s)[None] for s in calibration], [a[:, None] for a in stored_calibration])
     along = torch.from_numpy(read_out(retraining, retraining.start(), directions, None)["linear"])
-    rows = []
+    rows: list[list[str]] = []
     for rank in sorted({min(rank, basis.rank) for rank in RANKS}):
         scores = basis.of_sources(along[:, :rank].T).T.numpy()
         errors = np.stack([basis.error(of_query[:rank]).numpy() for of_query in along])
         left = scores - exact
-        rows.append(
-            {
-                "rank": str(rank),
-                **fidelity_of(scores),
-                "median relative error": float(np.median(np.abs(left) / np.abs(exact))),
-                "error / bar": float(np.sqrt(np.mean(np.square(left / np.maximum(errors, 1e-30))))),
-            }
-        )
-    return [*rows, {"rank": "exact", **fidelity_of(exact), "median relative error": 0.0, "error / bar": float("nan")}]
+        relative = np.median(np.abs(left) / np.abs(exact))
+        bars = np.sqrt(np.mean(np.square(left / np.maximum(errors, 1e-30))))
+        rows.append([str(rank), *fidelity_of(scores), f"{relative:.2g}", f"{bars:.2f}"])
+    rows.append(["exact", *fidelity_of(exact), "", ""])
+    return Table(
+        title="What a basis keeps: LDS [95 % interval], and errors of scores",
+        columns=["R", *(f"LDS, {n} dropped" for n in numbers), "median relative error", "error, in standard errors"],
+        rows=rows,
+        note=f"{exact.shape[1]} sources, {len(exact)} queries, {calibration_number} calibration queries.",
+    )
 
 
-def times(bench: Bench, sources: tuple[int, ...], rank: int, rounds: int) -> list[dict[str, Any]]:
-    """A row for each number of sources: seconds of a query without and with a basis, in forward passes."""
+def times(bench: Bench, sources: tuple[int, ...], rank: int, rounds: int) -> Table:
+    """A row for each number of sources: the time of a query without and with a basis, in forward passes."""
     import torch
 
     from dist_attr.influence import ParameterSpace, Sequences, directional_logprobs
@@ -146,16 +144,13 @@ def times(bench: Bench, sources: tuple[int, ...], rank: int, rounds: int) -> lis
                     seconds[name].append(time.process_time() - started)
         best = {name: min(values) for name, values in seconds.items()}
         forward = best.pop("forward")
-        each = {name: value / forward for name, value in best.items()}
-        rows.append({"sources": str(number), "forward_seconds": forward, **each})
-    return rows
-
-
-def show(rows: list[dict[str, Any]], title: str) -> None:
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*(value if isinstance(value, str) else f"{value:.4g}" for value in row.values()))
-    Console(width=120).print(table)
+        rows.append([f"{number:,}", *(f"{value / forward:,.0f}" for value in best.values())])
+    return Table(
+        title="Time of a query, in forward passes of it",
+        columns=["sources", "every source", f"basis of {rank}"],
+        rows=rows,
+        note="Random directions; one thread.",
+    )
 
 
 def main(
@@ -167,7 +162,7 @@ def main(
     rank: Annotated[int, typer.Option(min=1, help="of the basis that is timed")] = 16,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="a try; measures nothing")] = False,
-    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Measure and print. Example: python -m scripts.basis --work runs/dial"""
     import torch
@@ -175,12 +170,14 @@ def main(
     torch.set_num_threads(1)
     work_folder.mkdir(parents=True, exist_ok=True)
     bench = BENCHES[model](work_folder, quick)
-    kept = fidelity(bench, calibration)
-    show(kept, "what a basis keeps")
-    took = times(bench, SOURCES[:2] if quick else SOURCES, rank, 1 if quick else rounds)
-    show(took, "time of a query, in forward passes")
-    if out is not None:
-        out.write_text(json.dumps({"fidelity": kept, "times": took}, indent=1), encoding="utf-8")
+    tables = {
+        "fidelity": fidelity(bench, calibration),
+        "times": times(bench, SOURCES[:2] if quick else SOURCES, rank, 1 if quick else rounds),
+    }
+    report = Report.of(tables, seed=0)
+    report.show(Console(width=120))
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

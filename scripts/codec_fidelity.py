@@ -3,12 +3,11 @@
 The small GPT of scripts/dial.py and its first truth, this run; retrained models that `--work` holds already are not
 trained again. One exact simulation of both methods; its tangents are encoded and decoded by each codec, and read out.
 
-Example: python -m scripts.codec_fidelity --work runs/dial
+Example: python -m scripts.codec_fidelity --work runs/dial --json docs/results/data/codec_fidelity.json
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,6 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from dist_attr.config import StoreConfig
 from dist_attr.evaluation import lds, predicted_change
@@ -25,6 +23,7 @@ from dist_attr.store import Codec
 from scripts import one_thread
 from scripts.dial_benches import small_gpt
 from scripts.dial_tasks import Bench, Displaced, Truth, computed, read_out, simulate
+from scripts.report import Report, Table, interval
 
 ENCODINGS = [
     ("float32", 64),
@@ -58,53 +57,48 @@ def true_changes(bench: Bench) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     return bench.dropped[[task.subset for task in there]], outputs
 
 
-def main(
-    work_folder: Annotated[Path, typer.Option("--work", help="folder of scripts/dial.py")],
-    quick: Annotated[bool, typer.Option("--quick", help="a try; measures nothing")] = False,
-    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
-) -> None:
-    """Simulate, encode, read out, compare. Example: python -m scripts.codec_fidelity --work runs/dial"""
-    import torch
-
-    torch.set_num_threads(1)
-    work_folder.mkdir(parents=True, exist_ok=True)
-    bench = small_gpt(work_folder, quick)
+def table_of(bench: Bench) -> Table:
+    """A row for each codec; both methods, each in its usual readout."""
     dropped, outputs = true_changes(bench)
-    counts = dropped.sum(axis=1)
-    figures = []
+    counts, cells = dropped.sum(axis=1), dict[tuple[str, str], list[str]]()
+    numbers, columns = np.unique(counts).tolist(), list[str]()
     for method, readout in (("trajectory", "counterfactual"), ("tangent", "linear")):
+        columns += [f"{method}: scores moved", *(f"LDS, {number} dropped" for number in numbers)]
         retraining, stored = bench.at(0), simulate(bench.at(0), method, {})
         exact: NDArray[np.float64] | None = None
         for codec, bits, part in encodings(stored):
             scores = read_out(retraining, retraining.start(), part, 1.0 if method == "trajectory" else None)[readout]
             exact = scores if exact is None else exact
             moved = float(np.linalg.norm(scores - exact) / np.linalg.norm(exact))
-            values = {
-                int(n): lds(predicted_change(scores, dropped[counts == n]), outputs[counts == n], resamples=500)
-                for n in np.unique(counts)
-            }
-            figures.append((method, codec, bits, moved, values))
-    numbers = [int(n) for n in np.unique(counts)]
-    table = Table("method", "codec", "block", "bits", "scores moved", *(f"LDS, {n} dropped" for n in numbers))
-    for method, codec, bits, moved, values in figures:
-        block = str(codec.block_size) if codec.levels else "–"
-        table.add_row(
-            method, codec.name, block, f"{bits:.2f}", f"{moved:.2%}", *(f"{values[n].value:.4f}" for n in numbers)
-        )
-    Console(width=120).print(table)
-    if out is not None:
-        rows = [
-            {
-                "method": method,
-                "codec": codec.name,
-                "block_size": codec.block_size,
-                "bits": bits,
-                "scores_moved": moved,
-                "lds": {n: found.value for n, found in values.items()},
-            }
-            for method, codec, bits, moved, values in figures
-        ]
-        out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            name = f"{codec.name}, {codec.block_size} numbers a scale" if codec.levels else codec.name
+            row = cells.setdefault((name, f"{bits:.3g}"), [])
+            row.append(f"{moved:.2%}")
+            for number in numbers:
+                chosen = counts == number
+                found = lds(predicted_change(scores, dropped[chosen]), outputs[chosen], resamples=500)
+                row.append(interval(found.value, found.low, found.high, digits=4))
+    return Table(
+        title="LDS [95 % interval] by codec, and how far scores move against float32",
+        columns=["codec", "bits a parameter", *columns],
+        rows=[[*names, *row] for names, row in cells.items()],
+        note=f"{len(bench.retraining.queries)} queries; {len(dropped)} retrained models. Bits are before zstd.",
+    )
+
+
+def main(
+    work_folder: Annotated[Path, typer.Option("--work", help="folder of scripts/dial.py")],
+    quick: Annotated[bool, typer.Option("--quick", help="a try; measures nothing")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
+) -> None:
+    """Simulate, encode, read out, compare. Example: python -m scripts.codec_fidelity --work runs/dial"""
+    import torch
+
+    torch.set_num_threads(1)
+    work_folder.mkdir(parents=True, exist_ok=True)
+    report = Report.of({"lds": table_of(small_gpt(work_folder, quick))}, seed=0, libraries=("numcodecs",))
+    report.show(Console(width=160))
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ for the K − 1 further trainings. The full simulation is the trajectory without
 Every finished simulation and retraining is a file in WORK: an interrupted run goes on there, and `--show` prints and
 draws what there is. All of it takes more than two hours of a processor core.
 
-Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg
+Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg --json docs/results/data/dial.json
          python -m scripts.dial --work runs/dial --show
          python -m scripts.dial --work runs/try --quick
          python -m scripts.dial --work runs/dial_smollm2 --model smollm2
@@ -21,7 +21,6 @@ Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from dist_attr.evaluation import lds, noise_ceiling, predicted_change
 from scripts import one_thread
 from scripts.dial_benches import BENCHES
 from scripts.dial_tasks import Bench, Simulation, Truth, computed
+from scripts.report import Report, Table, interval
 
 EXACT = "trajectory"
 SHARES = ("0.5", "0.25", "0.125", "0.0625")
@@ -169,13 +168,27 @@ class Outcome:
                 yield Point(f"{setting}, means over runs", label, cost, self.fidelity_of(scores, ["any such run"]))
 
 
-def show(points: Sequence[Point], ceilings: dict[str, float]) -> None:
+def table_of(bench: Bench, points: Sequence[Point], ceilings: dict[str, float]) -> Table:
+    """A row for each setting, which may be on several curves, and for the noise ceiling."""
     columns = list(dict.fromkeys(name for point in points for name in point.fidelity))
-    table = Table("setting", "cost", *columns, title="LDS [95 % interval]; cost as a share of one training per source")
-    for point in {point.label: point for point in points}.values():  # a setting may be on several curves
-        table.add_row(point.label, f"{point.cost:.3f}", *(str(point.fidelity.get(name, "")) for name in columns))
-    console.print(table)
-    console.print("noise ceiling of any such run: " + ", ".join(f"{n} dropped {c:.3f}" for n, c in ceilings.items()))
+    rows = [["noise ceiling", "", *(ceiling_of(name, ceilings) for name in columns)]] if ceilings else []
+    for point in {point.label: point for point in points}.values():
+        cells = [point.fidelity.get(name) for name in columns]
+        shown = ["" if one is None else interval(one.value, one.low, one.high, digits=3) for one in cells]
+        rows.append([point.label, f"{point.cost:.3g}", *shown])
+    return Table(
+        title="LDS [95 % interval]; cost as a share of one training per source",
+        columns=["setting", "cost", *(f"{name} dropped" for name in columns)],
+        rows=rows,
+        note=f"{bench.dropped.shape[1]} sources, {len(bench.retraining.queries)} queries, {len(bench.dropped)} "
+        "subsets. *This run* is one retraining, *any such run* the mean of several seeds.",
+    )
+
+
+def ceiling_of(column: str, ceilings: dict[str, float]) -> str:
+    """Of a column of the table, nothing where the truth is that of one run."""
+    truth, dropped = column.rsplit(", ", 1)
+    return f"{ceilings[dropped]:.3f}" if truth == "any such run" else ""
 
 
 def draw(points: Sequence[Point], ceilings: dict[str, float], file: Path) -> None:
@@ -217,7 +230,7 @@ def main(
     only_show: Annotated[bool, typer.Option("--show", help="compute nothing more")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Ray tasks at once, one thread each")] = 2,
     figure: Annotated[Path | None, typer.Option(help="SVG or PNG file to draw")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
 ) -> None:
     """Simulate and retrain, and print and draw fidelity against cost.
 
@@ -229,16 +242,12 @@ def main(
         computed(bench, all_tasks(bench), workers)
     outcome = Outcome(bench)
     points, ceilings = list(outcome.points()), outcome.ceilings()
-    show(points, ceilings)
+    report = Report.of({"lds": table_of(bench, points, ceilings)}, seed=RUNS[0])
+    report.show(console)
     if figure is not None:
         draw(points, ceilings, figure)
-    if out is not None:
-        rows = [
-            {"setting": p.label, "cost": p.cost}
-            | {name: [found.value, found.low, found.high] for name, found in p.fidelity.items()}
-            for p in points
-        ]
-        out.write_text(json.dumps({"ceilings": ceilings, "settings": rows}, indent=1), encoding="utf-8")
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

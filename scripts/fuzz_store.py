@@ -14,7 +14,7 @@ rows and spans of them. Outcomes:
 Anything else is a failure: a wrong number of a whole row, another exception, more than 5 seconds, or 64 MB of memory.
 Prints a table, and exits with 1 if anything failed. The same seed does the same damage.
 
-Example: python -m scripts.fuzz_store --corruptions 2000 --seed 0 --json fuzz.json
+Example: python -m scripts.fuzz_store --corruptions 2000 --seed 0
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from dist_attr.config import CodecName, RunConfig, StoreConfig
 from dist_attr.errors import StoreError
 from dist_attr.store import Manifest, ModelIdentity, SourceRecord, Space, StoreWriter, open_store
 from dist_attr.store.manifest import checksum_of
+from scripts.report import Report, Table
 
 Files = dict[str, bytes]
 OUTCOMES = ("opening", "reading", "verify", "harmless", "FAILED")
@@ -221,7 +221,7 @@ def kind_of(name: str) -> str:
 def main(
     corruptions: Annotated[int, typer.Option(min=1)] = 2000,
     seed: Annotated[int, typer.Option()] = 0,
-    file: Annotated[Path | None, typer.Option("--json", help="for the outcomes")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
 ) -> None:
     """Damage stores, and print what was found."""
     draw, counts, failures = random.Random(seed), Counter[tuple[str, str]](), list[str]()
@@ -246,15 +246,19 @@ def main(
             if why:
                 digest = hashlib.sha256(repr(changes).encode()).hexdigest()[:8]
                 failures.append(f"{number} ({victim.folder.stem}, {kind} {', '.join(changes)}, {digest}): {why}")
-    table = Table("file", *OUTCOMES, title=f"{corruptions} corruptions, seed {seed}; one of two files counts for both")
-    for name in sorted({name for name, _ in counts}):
-        table.add_row(name, *(str(counts[name, outcome]) for outcome in OUTCOMES))
-    Console().print(table)
+    names = sorted({name for name, _ in counts})
+    table = Table(
+        title=f"What became of {corruptions} corruptions",
+        columns=["file", *OUTCOMES],
+        rows=[[name, *(f"{counts[name, outcome]:,}" for outcome in OUTCOMES)] for name in names],
+        note=f"{corruptions:,} corruptions; one of two files counts for both.",
+    )
+    report = Report.of({"outcomes": table}, seed=seed, libraries=("numcodecs",))
+    report.show(Console())
     for failure in failures:
         typer.echo(failure)
-    if file is not None:
-        rows = [{"file": name, "outcome": outcome, "count": count} for (name, outcome), count in sorted(counts.items())]
-        file.write_text(json.dumps({"corruptions": corruptions, "seed": seed, "outcomes": rows, "failures": failures}))
+    if json_file is not None:
+        report.write(json_file)
     if failures:
         raise typer.Exit(1)
 

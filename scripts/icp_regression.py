@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dist_attr.probing import agreement
 from scripts import icp_linear, one_thread
 from scripts.fidelity import progress_bars
 from scripts.icp_linear import DOMAINS, Floats, Tasks
 from scripts.icp_transformer import InContextRegressor, Recipe, load, probe_alone, probe_left_out, save, train
+from scripts.report import Report, Table
 
 if TYPE_CHECKING:
     from dist_attr.probing.figures import Cohort, Estimate
@@ -195,30 +195,35 @@ def costs(found: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def show(results: list[dict[str, Any]]) -> None:
-    """Tables of all figures."""
-    pairs = list(dict.fromkeys(r["pairs"] for r in results))
+def tables(results: list[dict[str, Any]]) -> dict[str, Table]:
+    """Of all figures: by measure, kind of query and noise; of the transformer by noise; and of costs."""
+    found, pairs = dict[str, Table](), list(dict.fromkeys(r["pairs"] for r in results))
+    columns = [f"{number} pairs" for number in pairs]
     for noise in dict.fromkeys(r["noise"] for r in results):
         rows = [r for r in results if r["noise"] == noise]
         for measure in MEASURES:
             for domain in DOMAINS:
-                title = f"{measure} [95 %]; query {domain}, noise {noise}, by pairs"
-                table = Table("", *map(str, pairs), title=title)
-                for name in ROWS:
-                    cells = [_cell(r["agreement"][domain][name][measure]) for r in rows]
-                    table.add_row(name, *cells, end_section=name == METHODS[-1])
-                console.print(table)
-        table = Table("query", "mean squares", *map(str, pairs), title=f"predictions, noise {noise}, by pairs")
-        for domain in DOMAINS:
-            for name in rows[0]["nearness"][domain]:
-                table.add_row(domain, name, *(f"{r['nearness'][domain][name]:.3g}" for r in rows))
-        console.print(table)
-    most = [r for r in results if r["pairs"] == pairs[-1]]
-    table = Table("method", "each query", "once for a task", title=f"milliseconds, {pairs[-1]} pairs")
-    for name in most[0]["milliseconds"]:
-        each, once = (np.mean([r["milliseconds"][name][what] for r in most]) for what in ("query", "task"))
-        table.add_row(name, f"{each:.3f}", f"{once:.0f}" if once else "")
-    console.print(table)
+                found[f"{measure}_{domain}_{noise}".lower().replace(" ", "-")] = Table(
+                    title=f"{measure} [95 % interval]; query {domain}, noise {noise}",
+                    columns=["", *columns],
+                    rows=[[name, *(_cell(r["agreement"][domain][name][measure]) for r in rows)] for name in ROWS],
+                    note=f"Against {TRUTH}, but for the last {len(EACH_OTHER)} rows, which are of two with each other.",
+                )
+        found[f"nearness_{noise}"] = Table(
+            title=f"Predictions, noise {noise}",
+            columns=["query", "mean squares", *columns],
+            rows=[
+                [domain, name, *(f"{r['nearness'][domain][name]:.3g}" for r in rows)]
+                for domain in DOMAINS
+                for name in rows[0]["nearness"][domain]
+            ],
+        )
+    most, cells = [r["milliseconds"] for r in results if r["pairs"] == pairs[-1]], list[list[str]]()
+    for name in most[0]:
+        each, once = (np.mean([one[name][what] for one in most]) for what in ("query", "task"))
+        cells.append([name, f"{each:.3f} ms", f"{once:.0f} ms" if once else ""])
+    title = f"Time of the processor, {pairs[-1]} pairs"
+    return {**found, "costs": Table(title=title, columns=["method", "each query", "once for a task"], rows=cells)}
 
 
 def _cell(figure: list[float | None]) -> str:
@@ -264,7 +269,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder of the transformer and of all scores")],
     quick: Annotated[bool, typer.Option("--quick", help="a try of seconds; measures nothing")] = False,
     figure: Annotated[Path | None, typer.Option(help="SVG or PNG file to draw")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Train, probe, simulate, and print how they agree.
 
@@ -288,11 +293,12 @@ def main(
                 | {"agreement": figures(found), "nearness": nearness(experiment, setting, found)}
                 | {"milliseconds": costs(found)}
             )
-    show(results)
+    report = Report.of(tables(results), seed=0)
+    report.show(console)
     if figure is not None:
         draw(results, figure)
     if json_file is not None:
-        json_file.write_text(json.dumps({"experiment": asdict(experiment), "settings": results}, indent=1), "utf-8")
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from scripts import one_thread
 from scripts.fidelity import progress_bars
 from scripts.icp_material import DOMAINS, QUICK, Material, ModelName, Protocol, base_model, fine_tuning, material
+from scripts.report import Report, Table
 
 if TYPE_CHECKING:
     from dist_attr.corpus import Document, Tokenizer
@@ -206,18 +206,28 @@ def _mean(values: Floats) -> list[float]:
     return [float(values.mean()), *(ends or ())]
 
 
-def show(bench: Bench, rows: list[dict[str, Any]]) -> None:
-    title = f"{bench.protocol.chosen} of {len(bench.candidates)} candidates, for {bench.target}; nats a token [95 %]"
-    figures = ("gain", "more than random", "more than worst")
-    table = Table("chosen by", "", "of the domain", *figures, title=title)
-    for row in rows:
-        cells = [_cell(row[name]) if name in row else "" for name in figures]
-        table.add_row(row["method"], row["end"], f"{row['of the domain']:.2f}", *cells)
-    console.print(table)
+def table_of(bench: Bench, rows: list[dict[str, Any]]) -> Table:
+    """What `gains` found."""
+    measured = ("gain", "more than random", "more than worst")
+    return Table(
+        title="Gain on held-out queries in nats a token [95 % interval]",
+        columns=["chosen by", "", "of the domain", *measured],
+        rows=[
+            [
+                row["method"],
+                row["end"],
+                f"{row['of the domain']:.2f}",
+                *(_cell(row[name]) if name in row else "" for name in measured),
+            ]
+            for row in rows
+        ],
+        note=f"{bench.protocol.chosen} of {len(bench.candidates)} candidates, for {bench.target}; "
+        f"{bench.protocol.seeds} seeds.",
+    )
 
 
 def _cell(figure: list[float]) -> str:
-    return f"{figure[0]:.4f}" + (f" [{figure[1]:.4f}, {figure[2]:.4f}]" if len(figure) == 3 else "")
+    return f"{figure[0]:+.4f}" + (f" [{figure[1]:+.4f}, {figure[2]:+.4f}]" if len(figure) == 3 else "")
 
 
 def draw(bench: Bench, rows: list[dict[str, Any]], file: Path) -> None:
@@ -262,7 +272,7 @@ def main(
     within: Annotated[bool, typer.Option("--within", help="candidates of the target's domain alone")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="a try of seconds; measures nothing")] = False,
     figure: Annotated[Path | None, typer.Option(help="SVG or PNG file to draw")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
 ) -> None:
     """Score the candidates, fine-tune on those chosen, and print what that gains.
 
@@ -286,12 +296,12 @@ def main(
             bench.scores(method)
         bar = bars.add_task("fine-tuning", total=len(ways()) * protocol.seeds)
         rows = gains(bench, lambda: bars.update(bar, advance=1))
-    show(bench, rows)
+    report = Report.of({"gains": table_of(bench, rows)}, seed=0)
+    report.show(console)
     if figure is not None:
         draw(bench, rows, figure)
     if json_file is not None:
-        found = {"protocol": asdict(protocol), "target": target, "within": within, "rows": rows}
-        json_file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ compare`.
 
 Simulations and comparisons that are finished in the folder are not done again.
 
-Example: python -m scripts.icp_text --model demo --out runs/icp_demo
+Example: python -m scripts.icp_text --model demo --out runs/icp_demo --json docs/results/data/icp_demo.json
          python -m scripts.icp_text --model smollm2 --out runs/icp_smollm2 --figure docs/images/icp_text.svg
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import re
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +25,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
 import dist_attr as da
 from dist_attr.config import ProbeConfig
 from scripts import one_thread
+from scripts.report import Report, Table
 
 if TYPE_CHECKING:
     from dist_attr.probing import Comparison, Estimate, Question
@@ -158,21 +157,32 @@ def written(estimate: Estimate | None) -> str:
     return f"{estimate.value:.2f}{low_high}"
 
 
-def show(found: dict[str, Comparison], sources: int) -> None:
+def tables(found: dict[str, Comparison], sources: int) -> dict[str, Table]:
+    """Agreement by setting and group of queries, and what a query takes either way."""
     columns = list(next(iter(figures(next(iter(found.values()))).values())))
-    table = Table("probing", "queries", *columns, title="Spearman's correlation with influence [95 % interval]")
-    for name, each in found.items():
-        for group, of_group in figures(each).items():
-            table.add_row(name, group, *(written(of_group[column]) for column in columns))
-    console.print(table, soft_wrap=True)
-    console.print(f"first source: how often both name the same source first; chance is {1 / sources:.2f}")
-    console.print("bm25: what words in common with the query say of influence")
+    groups = {name: figures(each) for name, each in found.items()}
+    agreement = Table(
+        title="Spearman's correlation with influence [95 % interval]",
+        columns=["probing", "queries", *columns],
+        rows=[
+            [name, group, *(written(of_group[column]) for column in columns)]
+            for name, by_group in groups.items()
+            for group, of_group in by_group.items()
+        ],
+        note=f"First source: how often both name the same one; chance is {1 / sources:.2f}. BM25: what words in common "
+        "with the query say of influence.",
+    )
+    rows = []
     for name, each in found.items():
         ours, theirs = each.influence_cost, each.probing_cost
-        console.print(
-            f"{name}: a query takes {ours.seconds:.2f} s of {ours.readings:.0f} directions by influence, "
-            f"{theirs.seconds:.2f} s of {theirs.readings:.0f} prompts by probing"
-        )
+        cost = f"{ours.seconds:.2f} s", f"{ours.readings:.0f}", f"{theirs.seconds:.2f} s", f"{theirs.readings:.0f}"
+        rows.append([name, *cost])
+    costs = Table(
+        title="What a query takes",
+        columns=["probing", "by influence", "directions", "by probing", "prompts"],
+        rows=rows,
+    )
+    return {"agreement": agreement, "costs": costs}
 
 
 def draw(found: dict[str, Comparison], file: Path) -> None:
@@ -208,7 +218,7 @@ def main(
     model: Annotated[Literal["demo", "smollm2"], typer.Option(help="which model")] = "demo",
     quick: Annotated[bool, typer.Option("--quick", help="a try with few queries; measures nothing")] = False,
     figure: Annotated[Path | None, typer.Option(help="SVG or PNG file to draw")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Compare influence and in-context probing on real text.
 
@@ -224,12 +234,12 @@ def main(
         for number, query in enumerate(queries)
     ]
     found = {name: compared(bench, questions, name, out) for name in bench.settings}
-    show(found, len(bench.store.sources))
+    report = Report.of(tables(found, len(bench.store.sources)), seed=0)
+    report.show(console)
     if figure is not None:
         draw(found, figure)
     if json_file is not None:
-        values = {name: json.loads(each.model_dump_json()) for name, each in found.items()}
-        json_file.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Prints and saves requests, wrong answers, lost requests (neither an answer nor a
 throughput, and the memory of all processes of the service (PSS: what processes share is counted once) when each kind of
 request was asked once, in the middle, and at the end. Exits with 1 if an answer was wrong or a request lost.
 
-Example: python -m scripts.load runs/demo/influence.zarr --json load.json
+Example: python -m scripts.load runs/demo/influence.zarr --json docs/results/data/load.json
          python -m scripts.load runs/demo/influence.zarr --shards 2 --minutes 0.1 --clients 4
 """
 
@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import psutil
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from scripts.report import Report, Table
 
 if TYPE_CHECKING:
     import dist_attr as da
@@ -148,40 +149,30 @@ def loaded(config: ServiceConfig, plan: dict[str, list[Case]], clients: int, min
     return {"shards": config.shards, "clients": clients, **figures, "memory_mb": memories}
 
 
-def show(found: list[dict[str, Any]]) -> None:
-    columns = (
-        "shards",
-        "kind",
-        "requests",
-        "right",
-        "wrong",
-        "busy",
-        "lost",
-        "p50 s",
-        "p99 s",
-        "a second",
-        "memory MB",
-    )
-    table = Table(*columns, title="start / middle / end of memory")
+def table_of(found: list[dict[str, Any]]) -> Table:
+    """A row for each number of shards, and for each kind of request there."""
+    rows = []
     for run in found:
         for kind, figures in {"all": run, **run["kinds"]}.items():
-            times = [
-                "-" if figures[name] is None else f"{figures[name]:.2f}" for name in ("p50_seconds", "p99_seconds")
-            ]
+            times = [figures[name] for name in ("p50_seconds", "p99_seconds")]
             whole = kind == "all"
-            table.add_row(
-                str(run["shards"]) if whole else "",
-                kind,
-                *(str(figures[name]) for name in ("requests", "right", "wrong", "busy", "lost")),
-                *times,
-                f"{run['requests_per_second']:.1f}" if whole else "",
-                " / ".join(f"{at['total']:.0f}" for at in run["memory_mb"].values()) if whole else "",
+            rows.append(
+                [
+                    str(run["shards"]) if whole else "",
+                    kind,
+                    *(f"{figures[name]:,}" for name in ("requests", "right", "wrong", "busy", "lost")),
+                    *("" if seconds is None else f"{seconds:.1f} s" for seconds in times),
+                    f"{run['requests_per_second']:.1f}" if whole else "",
+                    " / ".join(f"{at['total'] / 1e3:.1f}" for at in run["memory_mb"].values()) if whole else "",
+                ]
             )
-    console = Console(width=120)
-    console.print(table)
-    for run in found:
-        for error in run["errors"]:
-            console.print(f"{run['shards']} shards: {error}", markup=False, style="red")
+    counts = ["requests", "right", "wrong", "busy", "lost"]
+    return Table(
+        title="Requests to the service, and its memory",
+        columns=["shards", "kind", *counts, "p50", "p99", "requests a second", "GB at start / middle / end"],
+        rows=rows,
+        note=f"{found[0]['clients']} users. Busy: told to come again later.",
+    )
 
 
 def main(
@@ -190,7 +181,7 @@ def main(
     clients: Annotated[int, typer.Option(min=1, help="users that ask at the same time")] = 64,
     minutes: Annotated[float, typer.Option(min=0, help="for each number of shards")] = 10.0,
     queries: Annotated[int, typer.Option(min=BATCH, help="different ones")] = 32,
-    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
 ) -> None:
     """Load it, and print what came of it."""
     import dist_attr as da
@@ -204,9 +195,14 @@ def main(
         # The shards may be more than there are processors.
         config = ServiceConfig(store=store, shards=number, cpus=min(1.0, (psutil.cpu_count() or 1) / number))
         found.append(loaded(config, plan, clients, minutes))
-        if out is not None:
-            out.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    show(found)
+        report = Report.of({"requests": table_of(found)}, seed=0)
+        if json_file is not None:
+            report.write(json_file)
+    console = Console(width=140)
+    report.show(console)
+    for run in found:
+        for error in run["errors"]:
+            console.print(f"{run['shards']} shards: {error}", markup=False, style="red")
     if any(run["wrong"] or run["lost"] or not run["right"] for run in found):
         raise typer.Exit(1)
 

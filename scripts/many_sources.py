@@ -5,24 +5,36 @@ scripts/cost.py. For each number of sources, after as many steps of warm-up as t
 that follow: active sources, seconds of a step, seconds of one active source and step and the same in plain training
 steps. Seconds are the processor's, in one thread. Memory is the growth of the process's resident set by the
 simulation's states, divided by the sources that were in a batch so far, beside what one such state holds; and, to
-compare, what all sources' states would take. Prints JSON, one line for each number of sources.
+compare, what all sources' states would take.
 
-Example: python -m scripts.many_sources -n 500 -n 2000
+Example: python -m scripts.many_sources -n 500 -n 2000 --json docs/results/data/many_sources.json
 """
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from dist_attr.config import CorpusConfig, ModelConfig, TrainingConfig
 from scripts import one_thread
+from scripts.report import Report, Table
 
 MODEL = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "activation_function": "gelu_pytorch_tanh"}
+
+MEASURED = (
+    "in a batch so far",
+    "active at a step",
+    "a step",
+    "plain steps for each active source and step",
+    "state of a source",
+    "memory taken, for each source that was in a batch so far",
+    "what the states of all sources would take",
+)
 
 
 def pieces(sources: int, characters: int) -> Any:
@@ -40,8 +52,8 @@ def pieces(sources: int, characters: int) -> Any:
     return pack(chosen, tokenizer, TrainingConfig().sequence_length), len(tokenizer)
 
 
-def measured(sources: int, characters: int, horizon: int, steps: int, per_pass: int, rows: int) -> dict[str, Any]:
-    """Follow a run with so many sources and measure its last steps."""
+def measured(sources: int, characters: int, horizon: int, steps: int, per_pass: int, rows: int) -> list[str]:
+    """Follow a run with so many sources and measure its last steps: a cell for each of MEASURED."""
     import psutil
     import torch
 
@@ -79,17 +91,15 @@ def measured(sources: int, characters: int, horizon: int, steps: int, per_pass: 
             active, seconds = active + count, seconds + stopped - started
             plain += time.process_time() - stopped
     state = sum(tensor.nbytes for tensor in (start.theta, *start.slots))
-    return {
-        "sources": sources,
-        "in_a_batch_so_far": len(seen),
-        "active": active / steps,
-        "step_seconds": seconds / steps,
-        "source_step_seconds": seconds / active,
-        "plain_steps_each": seconds / active / (plain / steps),
-        "state_mb": state / 1e6,
-        "memory_mb_each": (psutil.Process().memory_info().rss - before) / len(seen) / 1e6,
-        "all_states_mb": sources * state / 1e6,
-    }
+    return [
+        str(len(seen)),
+        f"{active / steps:.0f}",
+        f"{seconds / steps:.2f} s",
+        f"{seconds / active / (plain / steps):.2f}",
+        f"{state / 1e6:.2f} MB",
+        f"{(psutil.Process().memory_info().rss - before) / len(seen) / 1e6:.2f} MB",
+        f"{sources * state / 1e6:,.0f} MB",
+    ]
 
 
 def main(
@@ -99,13 +109,24 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="measured, after as many as the horizon")] = 4,
     per_pass: Annotated[int, typer.Option(min=1)] = 8,
     rows: Annotated[int, typer.Option(min=1, help="sequences of 64 tokens in a batch")] = 16,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
 ) -> None:
-    """Measure and print JSON lines."""
+    """Measure and print. Example: python -m scripts.many_sources -n 500 -n 2000"""
     import torch
 
     torch.set_num_threads(1)
-    for sources in number:
-        print(json.dumps(measured(sources, characters, horizon, steps, per_pass, rows)), flush=True)
+    began = time.monotonic()
+    columns = [measured(sources, characters, horizon, steps, per_pass, rows) for sources in number]
+    table = Table(
+        title="A step of the tangent simulator",
+        columns=["", *(f"{sources:,} sources" for sources in number)],
+        rows=[list(cells) for cells in zip(MEASURED, *columns, strict=True)],
+        note=f"Means over {steps} steps after {horizon}, the horizon; batches of {rows} × 64 tokens.",
+    )
+    report = Report.of({"steps": table}, seed=0, seconds=time.monotonic() - began)
+    report.show(Console(width=140))
+    if json_file is not None:
+        report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ class Tables:
         for half in (True, False):
             where = "half run" if half else "full run"
             seconds, reading = self._simulation(half, None)
-            exact = [self.bench.found(Exact(seed, half)) for seed in range(self.protocol.ensembles[-1] if half else 1)]
+            exact = [
+                self.bench.found(Exact(seed, half)) for seed in range(self.protocol.curvatures[1.0] if half else 1)
+            ]
             for number in self.protocol.ensembles:
                 if all(one is not None for one in exact[:number]) and len(exact) >= number:
                     scores = np.mean([one["scores"] for one in exact[:number]], axis=0)
@@ -96,7 +98,7 @@ class Tables:
         """Tangents of half runs whose curvature counts less; they cost what the exact ones do."""
         for number in self.protocol.ensembles:
             grid = {}
-            for curvature in self.protocol.damped:
+            for curvature in (each for each in self.protocol.curvatures if each < 1):
                 found = [self.bench.found(Exact(seed, True, curvature)) for seed in range(number)]
                 if all(one is not None for one in found):
                     scores = np.mean([one["scores"] for one in found], axis=0)

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 import dist_attr as da
+from scripts.report import Report, Table
 
 FACTOR = 1.5
 GPT = {"model_type": "gpt2", "n_head": 4, "activation_function": "gelu_pytorch_tanh"}
@@ -92,11 +92,15 @@ def timed(config: da.RunConfig) -> tuple[float, float]:
     return planned, taken
 
 
-def main(out: Annotated[Path, typer.Option(help="folder for the runs")] = Path("runs/plan_accuracy")) -> None:
+def main(
+    out: Annotated[Path, typer.Option(help="folder for the runs")] = Path("runs/plan_accuracy"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the table, as a report")] = None,
+) -> None:
     """Plan, run, compare."""
+    began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     write_corpora(out)
-    table, far = Table("run", "planned", "taken", "planned / taken"), []
+    rows, far = list[list[str]](), []
     for name, settings in RUNS.items():
         corpus = settings.get("corpus", {"path": "presidents.jsonl"})
         values = {**settings, "corpus": {"path": str(out / corpus["path"])}, "output": str(out / "run")}
@@ -105,10 +109,18 @@ def main(out: Annotated[Path, typer.Option(help="folder for the runs")] = Path("
         planned, taken = timed(da.RunConfig.parse(values))
         if name == next(iter(RUNS)):
             shutil.copytree(out / "run" / "model", out / "finished" / "model", dirs_exist_ok=True)
-        table.add_row(name, f"{planned:.0f} s", f"{taken:.0f} s", f"{planned / taken:.2f}")
+        rows.append([name, f"{planned:.0f} s", f"{taken:.0f} s", f"{planned / taken:.2f}"])
         if not 1 / FACTOR <= planned / taken <= FACTOR:
             far.append(name)
-    Console().print(table)
+    table = Table(
+        title="Seconds of a run, with starting Ray and the actors",
+        columns=["run", "planned", "taken", "planned / taken"],
+        rows=rows,
+    )
+    report = Report.of({"runs": table}, seed=0, seconds=time.monotonic() - began)
+    report.show(Console())
+    if json_file is not None:
+        report.write(json_file)
     if far:
         sys.exit(f"off by more than a factor of {FACTOR}: {', '.join(far)}")
 

