@@ -19,6 +19,7 @@ from scripts.field_table import Setting
 RUN = RUNS[0]
 LINEAR, COUNTERFACTUAL = "linear", "counterfactual"
 HALF_WEIGHT = "trajectory weight=0.5 epsilon=0.5"
+CURVATURES = (0.9, 0.7, 0.5)  # that count in a damped trajectory
 MEANS = {number: f"trajectory, counterfactual, mean of {number} runs" for number in (2, 3)}
 OTHER_RUNS = tuple(MEANS.values())  # they say nothing of this run in particular
 DIMENSIONS = (32, 256, 1024)  # of TRAK's projection; dattri reads all gradients anew for each
@@ -76,8 +77,14 @@ def tasks(bench: Bench, quick: bool) -> list[Task]:
         Grouped(RUN),
         descent(bench, quick),
         *(Simulation(seed, "trajectory") for seed in RUNS[1 : max(MEANS)]),
+        *(damped(curvature) for curvature in CURVATURES[: 1 if quick else None]),
         Simulation(RUN, HALF_WEIGHT),
     ]
+
+
+def damped(curvature: float) -> Simulation:
+    """A trajectory whose curvature counts less than it is."""
+    return Simulation(RUN, f"trajectory curvature_weight={curvature:g}")
 
 
 def found(bench: Bench, quick: bool) -> dict[str, dict[str, Setting]]:
@@ -97,12 +104,12 @@ def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]
     kept = int8_bytes(int(timed["parameters"]))
     query = {name: float(timed[name] / timed["forward"]) for name in (LINEAR, COUNTERFACTUAL)}
 
-    def simulated(name: str, result: Any, trainings: float) -> None:
+    def simulated(name: str, result: Any, trainings: float, setting: str = "") -> None:
         if result is not None:
             for readout in (LINEAR, COUNTERFACTUAL):
                 if readout in result.dtype.names:
                     predicted = predicted_change(result[readout], bench.dropped)
-                    rows.append((f"{name}, {readout}", "", Setting(predicted, query[readout], kept, trainings)))
+                    rows.append((f"{name}, {readout}", setting, Setting(predicted, query[readout], kept, trainings)))
 
     def trainings_of(result: Any) -> float:
         if result is None:
@@ -118,6 +125,9 @@ def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]
         one_source = query[COUNTERFACTUAL] / sources
         predicted = np.asarray(grouped["grouped"].T)
         rows.append(("trajectory, group", "", Setting(predicted, one_source, kept, trainings_of(grouped))))
+    for curvature in CURVATURES:
+        one = bench.found(damped(curvature))
+        simulated("damped trajectory", one, trainings_of(one), f"curvature × {curvature:g}")
     half_weight = bench.found(Simulation(RUN, HALF_WEIGHT))
     simulated("trajectory at weight ½", half_weight, trainings_of(half_weight))
     simulated("trajectories in two halves", halves, trainings_of(halves))
