@@ -36,7 +36,8 @@ from dist_attr.store import Codec
 from scripts import one_thread
 from scripts.codec_fidelity import true_changes
 from scripts.dial_benches import BENCHES
-from scripts.dial_tasks import Bench, Displaced, read_out, simulate
+from scripts.dial_simulations import Displaced, read_out, simulate
+from scripts.dial_tasks import Bench
 from scripts.report import Report, Table, interval
 
 RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128)

@@ -22,7 +22,8 @@ from dist_attr.evaluation import lds, predicted_change
 from dist_attr.store import Codec
 from scripts import one_thread
 from scripts.dial_benches import small_gpt
-from scripts.dial_tasks import Bench, Displaced, Truth, computed, read_out, simulate
+from scripts.dial_simulations import Displaced, read_out, simulate
+from scripts.dial_tasks import Bench, Truth, computed
 from scripts.report import Report, Table, interval
 
 ENCODINGS = [

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.dial_tasks import Bench, in_turns, record
+from scripts.dial_simulations import in_turns
+from scripts.dial_tasks import Bench, record
 from scripts.field_ours import Named
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.dial_tasks import Bench, Displaced, in_turns, read_out, record, simulate
+from scripts.dial_simulations import Displaced, in_turns, read_out, simulate
+from scripts.dial_tasks import Bench, record
 
 if TYPE_CHECKING:
     from torch import Tensor

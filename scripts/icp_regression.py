@@ -32,6 +32,7 @@ from rich.console import Console
 from dist_attr.probing import agreement
 from scripts import icp_linear, one_thread
 from scripts.fidelity import progress_bars
+from scripts.icp_figures import draw_agreement
 from scripts.icp_linear import DOMAINS, Floats, Tasks
 from scripts.icp_transformer import InContextRegressor, Recipe, load, probe_alone, probe_left_out, save, train
 from scripts.report import Report, Table
@@ -231,40 +232,6 @@ def _cell(figure: list[float | None]) -> str:
     return "" if value is None else f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
-def draw(results: list[dict[str, Any]], file: Path) -> None:
-    """Spearman's correlation by pairs: a row of panels for each noise, a column for each kind of query."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "icp_regression"  # the same figures make the same file
-    from matplotlib import pyplot as plt
-
-    noises = list(dict.fromkeys(r["noise"] for r in results))
-    figure, axes = plt.subplots(
-        len(noises), len(DOMAINS), figsize=(12, 3 * len(noises)), sharex=True, sharey=True, squeeze=False
-    )
-    for noise, line in zip(noises, axes, strict=True):
-        rows = [r for r in results if r["noise"] == noise]
-        for domain, axis in zip(DOMAINS, line, strict=True):
-            for number, method in enumerate(DRAWN):
-                found = [r["agreement"][domain][method]["Spearman"] for r in rows]
-                x, values = (
-                    [r["pairs"] for r in rows],
-                    np.array([[np.nan if v is None else v for v in f] for f in found]),
-                )
-                axis.plot(x, values[:, 0], marker="os^vD"[number], markersize=5, label=method)
-                axis.fill_between(x, values[:, 1], values[:, 2], alpha=0.15)
-            axis.set(title=f"query: {domain}; noise {noise}", xticks=[r["pairs"] for r in rows])
-            axis.axhline(0, color="0.6", linewidth=0.8)
-            axis.grid(alpha=0.3)
-        line[0].set_ylabel("Spearman")
-    for axis in axes[-1]:
-        axis.set_xlabel("pairs")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=len(DRAWN), fontsize="small")
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-
-
 def main(
     out: Annotated[Path, typer.Option(help="folder of the transformer and of all scores")],
     quick: Annotated[bool, typer.Option("--quick", help="a try of seconds; measures nothing")] = False,
@@ -296,7 +263,7 @@ def main(
     report = Report.of(tables(results), seed=0)
     report.show(console)
     if figure is not None:
-        draw(results, figure)
+        draw_agreement(results, DRAWN, figure)
     if json_file is not None:
         report.write(json_file)
 

@@ -31,6 +31,7 @@ from rich.console import Console
 
 from scripts import one_thread
 from scripts.fidelity import progress_bars
+from scripts.icp_figures import draw_gains
 from scripts.icp_material import DOMAINS, QUICK, Material, ModelName, Protocol, base_model, fine_tuning, material
 from scripts.report import Report, Table
 
@@ -122,7 +123,7 @@ class Bench:
             found = [index.scores(f"{query.prompt} {query.completion}") for query in asked]
             return np.asarray(np.mean(found, axis=0), np.float64)
         from dist_attr.corpus import pack
-        from scripts.dial_tasks import gradient_scores, simulated_scores
+        from scripts.dial_simulations import gradient_scores, simulated_scores
 
         corpus = pack(self.candidates, self.tokenizer, ROW)
         run = replace(fine_tuning(self.protocol, self.base, corpus, 1, seed=0), queries=self.encoded(asked))
@@ -230,31 +231,6 @@ def _cell(figure: list[float]) -> str:
     return f"{figure[0]:+.4f}" + (f" [{figure[1]:+.4f}, {figure[2]:+.4f}]" if len(figure) == 3 else "")
 
 
-def draw(bench: Bench, rows: list[dict[str, Any]], file: Path) -> None:
-    """Gains with their intervals, best and worst side by side."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "icp_selection"  # the same figures make the same file
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(8, 4))
-    for number, end in enumerate(("best", "worst", "any")):
-        own = [row for row in rows if row["end"] == end]
-        places = [[*METHODS, RANDOM].index(row["method"]) + 0.15 * (number - 0.5) * (end != "any") for row in own]
-        values = np.array([(row["gain"] * 3)[:3] for row in own])
-        reach = np.abs(values[:, 1:] - values[:, :1]).T
-        axis.errorbar(values[:, 0], places, xerr=reach, fmt="o^s"[number], label=end, capsize=3)
-    axis.axvline(0, color="0.6", linewidth=0.8)
-    axis.set_yticks(range(len(METHODS) + 1), [*METHODS, RANDOM])
-    axis.set_xlabel(f"gain on held-out queries, nats a token; {bench.target}")
-    axis.invert_yaxis()
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-
-
 def claim(file: Path, experiment: dict[str, Any]) -> None:
     """Say in the folder what is computed there; what is in it is of that experiment alone."""
     if not file.exists():
@@ -299,7 +275,7 @@ def main(
     report = Report.of({"gains": table_of(bench, rows)}, seed=0)
     report.show(console)
     if figure is not None:
-        draw(bench, rows, figure)
+        draw_gains(rows, [*METHODS, RANDOM], target, figure)
     if json_file is not None:
         report.write(json_file)
 
