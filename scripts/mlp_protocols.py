@@ -13,8 +13,9 @@ from dist_attr.evaluation import drop_subsets
 from dist_attr.evaluation.baselines import Baseline, Ekfac, InfluenceCG, Similarity, TracIn, Trak
 from scripts.mlp_data import load_images
 from scripts.mlp_runs import Recipe
-from scripts.mlp_tasks import Bench, Exact, Library, Nudged, Plain, Retraced, Simulated, Task, Truth
+from scripts.mlp_tasks import Along, Bench, Exact, Library, Nudged, Plain, Retraced, Simulated, Task, Truth
 
+CHECKPOINTS = 10  # of a run, over which an output is averaged
 NUDGES = (1.0, 0.1, 0.01)  # by which one example's weight is lowered
 
 
@@ -60,6 +61,7 @@ class Protocol:
         horizons: of the simulations of all examples.
         checked: every so-manieth example is simulated at full horizon, to time it.
         curvatures: how much of the curvature counts in a derivative, and over how many half runs each is averaged.
+        along: the same for derivatives of an output's mean over the checkpoints of a run.
     """
 
     bench: Bench
@@ -70,14 +72,16 @@ class Protocol:
     horizons: tuple[int, ...]
     checked: int
     curvatures: Mapping[float, int]
+    along: Mapping[float, int]
 
     def tasks(self) -> list[Task]:
         """What says most comes first, so that a part of it all is worth showing."""
         found: list[Task] = [Plain(0), Exact(0, False)]
         found += [Exact(0, True, curvature) for curvature in self.curvatures]
+        found += [Along(0, True, curvature, CHECKPOINTS) for curvature in self.along]
         found += [truth for question in self.questions for truth in question.tasks()[0]]
         found += [Library(0, half, settings) for settings in self.libraries.values() for half in (True, False)]
-        few, many = self.ensembles[1], max(*self.curvatures.values(), *self.averaged.values())
+        few, many = self.ensembles[1], max(*self.curvatures.values(), *self.along.values(), *self.averaged.values())
         found += [Nudged(0, example, less) for example in self.nudged for less in (0.0, *NUDGES)]
         found += [Simulated(0, half, None, self.checked) for half in (True, False)]
         found += [self.retraced(*run) for run in self.compared]
@@ -91,6 +95,9 @@ class Protocol:
         found: list[Task] = []
         for seed in range(first, end):
             found += [Exact(seed, True, curvature) for curvature, runs in self.curvatures.items() if seed < runs]
+            found += [
+                Along(seed, True, curvature, CHECKPOINTS) for curvature, runs in self.along.items() if seed < runs
+            ]
             found += [Library(seed, False, self.libraries[name]) for name, runs in self.averaged.items() if seed < runs]
         return found
 
@@ -136,7 +143,7 @@ def digits(folder: Path, quick: bool) -> Protocol:
     }
     averaged = {"TRAK": 2} if quick else {"TRAK": 10, "EK-FAC": 10, "IF-CG": 10}
     curvatures = {1.0: 2, 0.5: 2} if quick else {1.0: 10, 0.9: 1, 0.75: 1, 0.5: 1}
-    return Protocol(bench, questions, (1, 2) if quick else (1, 10), libraries, averaged, (5,), 1, curvatures)
+    return Protocol(bench, questions, (1, 2) if quick else (1, 10), libraries, averaged, (5,), 1, curvatures, {})
 
 
 def published(name: str) -> Callable[[Path, bool], Protocol]:
@@ -155,11 +162,16 @@ def published(name: str) -> Callable[[Path, bool], Protocol]:
             questions.append(Question("any such run, one dropped", alone, 1, fixed=False))
         libraries = {**LIBRARIES, "TRAK": (Trak(64),)} if quick else LIBRARIES
         if quick:
-            return Protocol(bench, questions, (1, 2), libraries, {"TRAK": 2}, (), 40, {1.0: 2, 0.5: 2})
+            return Protocol(
+                bench, questions, (1, 2), libraries, {"TRAK": 2}, (), 40, {1.0: 2, 0.5: 2}, {1.0: 2, 0.5: 1}
+            )
         averaged = {"TRAK": 50, "EK-FAC": 4, "IF-CG": 4}
-        # The training is chaotic, and the exact derivative says less than a damped one, Fashion-MNIST's least.
-        curvatures = {1.0: 10, 0.75: 1, 0.5: 10, 0.25: 4 if name == "fashion" else 1}
-        return Protocol(bench, questions, (1, 4, 10, 50), libraries, averaged, (), 250, curvatures)
+        # The training of both is chaotic, Fashion-MNIST's much more.
+        if name == "fashion":
+            curvatures, along = {1.0: 10, 0.75: 1, 0.5: 10, 0.25: 4}, {1.0: 1, 0.75: 1, 0.5: 10, 0.25: 1}
+        else:
+            curvatures, along = {1.0: 10, 0.75: 1, 0.5: 10, 0.25: 1}, {1.0: 10, 0.75: 1, 0.5: 1}
+        return Protocol(bench, questions, (1, 4, 10, 50), libraries, averaged, (), 250, curvatures, along)
 
     return protocol
 

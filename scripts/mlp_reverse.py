@@ -34,20 +34,32 @@ def path(run: Run) -> list[Tensor]:
     return [*thetas, state.theta]
 
 
+def checkpoints_of(run: Run, number: int) -> list[int]:
+    """After how many steps a training is asked so many times, evenly, the last time at its end."""
+    steps = len(list(run.batches()))
+    return [steps * (k + 1) // number for k in range(number)]
+
+
 def reversed_scores(
-    run: Run, curvature: float = 1.0, *, along: Sequence[Tensor] | None = None, queries: int | None = None
+    run: Run,
+    curvature: float = 1.0,
+    *,
+    checkpoints: int = 1,
+    along: Sequence[Tensor] | None = None,
+    queries: int | None = None,
 ) -> Floats:
     """Scores (queries, examples): d log-odds of the query / d weight of the example.
 
     Args:
         run: the training.
         curvature: what every H_t counts, the simulator's `curvature_weight`.
+        checkpoints: the log-odds are their mean over so many models of the training, see `checkpoints_of`.
         along: the parameters before each step and after the last, by default those of the training computed once more.
             Where training is chaotic that ends elsewhere: rounding is enough.
         queries: how many, the first ones; by default all.
     """
     step, weights, momentum, batches = run.step, run.weights, run.recipe.momentum, list(run.batches())
-    *before, last = path(run) if along is None else along
+    thetas, asked = path(run) if along is None else along, checkpoints_of(run, checkpoints)
     queries = len(run.images.test) if queries is None else queries
     scores = torch.zeros(queries, len(weights))
     for first in range(0, queries, PER_PASS):
@@ -57,12 +69,14 @@ def reversed_scores(
         def output(theta: Tensor, chosen: Tensor, part: slice = part) -> Tensor:
             return chosen @ run.log_odds(theta, part)
 
-        of_theta = vmap(grad(output), in_dims=(None, 0))(last, one_hot)
-        assert isinstance(of_theta, Tensor)
+        gradients = vmap(grad(output), in_dims=(None, 0))
+        of_theta = torch.zeros(len(one_hot), len(thetas[-1]))
         of_velocity = torch.zeros_like(of_theta)
         for t in reversed(range(len(batches))):
+            if t + 1 in asked:
+                of_theta.add_(gradients(thetas[t + 1], one_hot), alpha=1 / checkpoints)
             of_gradient = of_velocity.sub_(of_theta, alpha=step.rate(t))
-            _pull_back(run, batches[t], before[t], of_gradient, of_theta, scores[part], curvature)
+            _pull_back(run, batches[t], thetas[t], of_gradient, of_theta, scores[part], curvature)
             of_velocity = of_gradient.mul_(momentum)
     return scores.double().numpy()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -126,7 +126,12 @@ class Run:
         return log_odds(logits, self.images.test_labels[queries])
 
     def simulated(
-        self, sources: list[int], horizon: int | None, curvature: float = 1.0, path: list[Tensor] | None = None
+        self,
+        sources: list[int],
+        horizon: int | None,
+        curvature: float = 1.0,
+        path: list[Tensor] | None = None,
+        steps: int | None = None,
     ) -> Simulator:
         """The tangent simulation of some examples.
 
@@ -135,6 +140,7 @@ class Run:
             horizon: of the simulation.
             curvature: what their curvature counts.
             path: gets the parameters before each step and after the last.
+            steps: of the training, by default all.
         """
         step = self.step
         start = step.initial(step.space.read(self.start))
@@ -147,7 +153,7 @@ class Run:
             levers=Levers(horizon=horizon, curvature_weight=curvature),
             sources_per_pass=32,
         )
-        for t, batch in enumerate(self.batches()):
+        for t, batch in enumerate(islice(self.batches(), steps)):
             if path is not None:
                 path.append(simulator.parameters.clone())
             simulator.advance(batch, t)

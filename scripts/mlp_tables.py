@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from dist_attr.evaluation import predicted_change
 from dist_attr.evaluation.baselines import Baseline, InfluenceCG, Similarity, Trak
 from scripts.field_table import Column, Setting, tables
-from scripts.mlp_protocols import NUDGES, Protocol, Question
+from scripts.mlp_protocols import CHECKPOINTS, NUDGES, Protocol, Question
 from scripts.mlp_runs import Floats
-from scripts.mlp_tasks import Bench, Exact, Library, Nudged, Plain, Simulated
+from scripts.mlp_tasks import Along, Bench, Exact, Library, Nudged, Plain, Simulated
 from scripts.report import Table
 
 
@@ -77,7 +77,10 @@ class Tables:
                         {"": self._setting(scores, number * reading, number * self._parameters, number * seconds)},
                     )
             if half:
-                yield from self._damped(seconds, reading)
+                damped = [curvature for curvature in self.protocol.curvatures if curvature < 1]
+                yield from self._by_curvature("tangents, damped, half run", damped, seconds, reading)
+                at = f"tangents at {CHECKPOINTS} checkpoints, half run"
+                yield from self._by_curvature(at, list(self.protocol.along), seconds, reading, CHECKPOINTS)
             for horizon in self.protocol.horizons:
                 if (one := self.bench.found(Simulated(0, half, horizon, 1))) is not None:
                     of_horizon = self._simulation(half, horizon)
@@ -94,17 +97,23 @@ class Tables:
                         where = ("half run" if half else "full run") + (f", mean of {number}" if number > 1 else "")
                         yield f"{name}, {where}", self._grid(settings, found[:number])
 
-    def _damped(self, seconds: float, reading: float) -> Iterator[tuple[str, dict[str, Setting]]]:
-        """Tangents of half runs whose curvature counts less; they cost what the exact ones do."""
+    def _by_curvature(
+        self, name: str, curvatures: Sequence[float], seconds: float, reading: float, checkpoints: int = 1
+    ) -> Iterator[tuple[str, dict[str, Setting]]]:
+        """Tangents of half runs by how much their curvature counts; simulated at the cost of exact ones."""
         for number in self.protocol.ensembles:
             grid = {}
-            for curvature in (each for each in self.protocol.curvatures if each < 1):
-                found = [self.bench.found(Exact(seed, True, curvature)) for seed in range(number)]
+            for curvature in curvatures:
+                tasks = [
+                    Exact(seed, True, curvature) if checkpoints == 1 else Along(seed, True, curvature, checkpoints)
+                    for seed in range(number)
+                ]
+                found = [self.bench.found(task) for task in tasks]
                 if all(one is not None for one in found):
-                    scores = np.mean([one["scores"] for one in found], axis=0)
-                    costs = number * reading, number * self._parameters, number * seconds
+                    scores, times = np.mean([one["scores"] for one in found], axis=0), number * checkpoints
+                    costs = times * reading, times * self._parameters, number * seconds
                     grid[f"curvature × {curvature:g}"] = self._setting(scores, *costs)
-            yield "tangents, damped, half run" + (f", mean of {number}" if number > 1 else ""), grid
+            yield name + (f", mean of {number}" if number > 1 else ""), grid
 
     def _grid(self, settings: Sequence[Baseline], found: Sequence[NDArray[np.void]]) -> dict[str, Setting]:
         grid = {}

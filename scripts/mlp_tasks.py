@@ -136,6 +136,22 @@ class Exact(Named):
 
 
 @dataclass(frozen=True)
+class Along(Named):
+    """As `Exact`, of the log-odds' mean over checkpoints of the run."""
+
+    seed: int
+    half: bool
+    curvature: float
+    checkpoints: int
+
+    def compute(self, bench: Bench) -> NDArray[Any]:
+        """Train, and go back through it."""
+        started = time.process_time()
+        scores = reversed_scores(bench.run(self.seed, self.half), self.curvature, checkpoints=self.checkpoints)
+        return record({"scores": scores, "seconds": spent(started)})
+
+
+@dataclass(frozen=True)
 class Simulated(Named):
     """The tangent simulator's own: record of `scores` (queries, chosen examples), `seconds`, `reading` of all."""
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scripts.mlp_data import Images
-from scripts.mlp_reverse import path, reversed_scores
+from scripts.mlp_reverse import checkpoints_of, path, reversed_scores
 from scripts.mlp_runs import Recipe, Run, log_odds, trained_on
 
 RECIPE = Recipe((5, 6, 3), epochs=3, batch_size=4, rate=0.1)
@@ -43,6 +43,17 @@ def test_it_is_the_simulators_along_the_run_that_is_given(images: Images) -> Non
     np.testing.assert_allclose(again[:, [2, 5]], simulated[:3], rtol=1e-3, atol=1e-6)
     elsewhere = reversed_scores(run, along=[theta + 0.1 for theta in thetas], queries=3)
     assert np.abs(elsewhere - again).max() > 1e-2
+
+
+@pytest.mark.parametrize("curvature", [1.0, 0.5])
+def test_that_of_a_mean_over_checkpoints_is_what_the_simulator_says_at_each(images: Images, curvature: float) -> None:
+    run = Run(RECIPE, images, seed=1, half=True)
+    asked, chosen = checkpoints_of(run, 3), [0, 3, 7, 15]
+    assert asked == [2, 4, 6] and checkpoints_of(run, 1) == [6]
+    at_each = [run.read_out(run.simulated(chosen, None, curvature, steps=steps)) for steps in asked]
+    mean = reversed_scores(run, curvature, checkpoints=3)[:, chosen]
+    np.testing.assert_allclose(mean, np.mean(at_each, axis=0), rtol=1e-3, atol=1e-6)
+    assert np.abs(mean - at_each[-1]).max() > 1e-3
 
 
 @pytest.mark.parametrize("half", [False, True])
