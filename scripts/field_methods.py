@@ -51,7 +51,7 @@ def libraries(bench: Bench, quick: bool) -> list[Library]:
 
     # TRAK's kernel needs as many pieces as dimensions.
     trak = [Trak(dimension) for dimension in DIMENSIONS if dimension <= pieces]
-    conjugate = [InfluenceCG(damping, fitted=FITTED) for damping in (0.1, 0.01, 1.0)]
+    conjugate = [InfluenceCG(damping, fitted=FITTED) for damping in (0.1, 0.01, 1.0, 10.0)]
     return [
         *grid("gradient dot product", [TracIn()]),
         *grid("gradient cosine", [TracIn(cosine=True)]),
