@@ -168,7 +168,7 @@ def published(name: str) -> Callable[[Path, bool], Protocol]:
         averaged = {"TRAK": 50, "EK-FAC": 4, "IF-CG": 4}
         # The training of both is chaotic, Fashion-MNIST's much more.
         if name == "fashion":
-            curvatures, along = {1.0: 10, 0.75: 1, 0.5: 10, 0.25: 4}, {1.0: 1, 0.75: 1, 0.5: 10, 0.25: 1}
+            curvatures, along = {1.0: 10, 0.75: 1, 0.5: 10, 0.25: 4}, {1.0: 1, 0.75: 1, 0.5: 4, 0.25: 1}
         else:
             curvatures, along = {1.0: 10, 0.75: 1, 0.5: 10, 0.25: 1}, {1.0: 10, 0.75: 1, 0.5: 1}
         return Protocol(bench, questions, (1, 4, 10, 50), libraries, averaged, (), 250, curvatures, along)
