@@ -15,6 +15,7 @@ Needs the extra `baselines`. Example: python -m scripts.field --work runs/field_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,14 +25,15 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from scripts import field_methods, field_table, one_thread
-from scripts.dial import RUNS, TRUTHS
+from scripts import dial, field_methods, field_table, one_thread
+from scripts.dial import RUNS
 from scripts.dial_benches import BENCHES
 from scripts.dial_tasks import Bench, Task, Truth, computed
 from scripts.report import Report, Table
 
 THIS, ANY = "this run", "any such run"
-FRESH = TRUTHS[:4]  # seeds, as few as a noise ceiling needs
+TRUTHS = {"this-run": (THIS,), "any-such-run": (ANY,), "both": (THIS, ANY)}
+FRESH = dial.TRUTHS[:4]  # seeds, as few as a noise ceiling needs
 NOTE = (
     "figures are of every second one, the others were for choosing settings, whose grids are in the other table. "
     "A query: for all sources, in the processor's time of one forward pass of it; gradient methods take its gradient "
@@ -49,14 +51,15 @@ def bench_of(name: str, folder: Path, quick: bool) -> Bench:
     return replace(bench, dropped=np.concatenate([alone, rest]))
 
 
-def all_tasks(bench: Bench, quick: bool) -> list[Task]:
+def all_tasks(bench: Bench, quick: bool, truths: Sequence[str]) -> list[Task]:
     """First what the first truth needs; every second subset before the others, so that a part is a fair sample."""
     subsets = [subset for start in (0, 1) for subset in range(start, len(bench.dropped), 2)]
-    return [
-        *(Truth(RUNS[0], subset) for subset in subsets),
-        *field_methods.tasks(bench, quick),
-        *(Truth(seed, subset) for subset in subsets for seed in FRESH),
-    ]
+    retrained: dict[str, list[Task]] = {
+        THIS: [Truth(RUNS[0], subset) for subset in subsets],
+        ANY: [Truth(seed, subset) for subset in subsets for seed in FRESH],
+    }
+    first, *more = truths
+    return [*retrained[first], *field_methods.tasks(bench, quick), *(task for name in more for task in retrained[name])]
 
 
 def finished(bench: Bench, seeds: tuple[int, ...]) -> dict[int, NDArray[np.float64]]:
@@ -65,7 +68,7 @@ def finished(bench: Bench, seeds: tuple[int, ...]) -> dict[int, NDArray[np.float
     return {subset: np.array(outputs) for subset, outputs in found.items() if all(one is not None for one in outputs)}
 
 
-def report_of(bench: Bench, quick: bool, figure: Path | None) -> Report:
+def report_of(bench: Bench, quick: bool, truths: Sequence[str], figure: Path | None) -> Report:
     """Tables of what there is."""
     sizes, drawn, tables = bench.dropped.sum(axis=1), [], dict[str, Table]()
     methods = field_methods.found(bench, quick)
@@ -74,7 +77,7 @@ def report_of(bench: Bench, quick: bool, figure: Path | None) -> Report:
         (ANY, FRESH, methods),
     ):
         columns = field_table.columns(truth, sizes, finished(bench, seeds))
-        if not columns or not chosen:
+        if truth not in truths or not columns or not chosen:
             continue
         drawn += columns
         counts = ", ".join(f"{len(column.subsets)} with {column.name.split(', ')[1]}" for column in columns)
@@ -91,6 +94,9 @@ def main(
     bench_name: Annotated[
         Literal["small-gpt", "smollm2"], typer.Option("--bench", help="what is trained")
     ] = "small-gpt",
+    truth: Annotated[
+        Literal["this-run", "any-such-run", "both"], typer.Option(help="what predictions are held against")
+    ] = "both",
     quick: Annotated[bool, typer.Option("--quick", help="a try of some minutes; measures nothing")] = False,
     only_show: Annotated[bool, typer.Option("--show", help="compute nothing more")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Ray tasks at once, one thread each")] = 2,
@@ -104,8 +110,8 @@ def main(
     work_folder.mkdir(parents=True, exist_ok=True)
     bench = bench_of(bench_name, work_folder, quick)
     if not only_show:
-        computed(bench, all_tasks(bench, quick), workers)
-    report = report_of(bench, quick, figure)
+        computed(bench, all_tasks(bench, quick, TRUTHS[truth]), workers)
+    report = report_of(bench, quick, TRUTHS[truth], figure)
     report.show(console)
     if out is not None:
         report.write(out)
