@@ -37,6 +37,8 @@ def path(run: Run) -> list[Tensor]:
 def checkpoints_of(run: Run, number: int) -> list[int]:
     """After how many steps a training is asked so many times, evenly, the last time at its end."""
     steps = len(list(run.batches()))
+    if not 1 <= number <= steps:
+        raise ValueError(f"a training of {steps} steps has 1 to {steps} checkpoints, not {number}")
     return [steps * (k + 1) // number for k in range(number)]
 
 

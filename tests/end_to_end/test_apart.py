@@ -28,14 +28,16 @@ class Service:
     def __init__(self, slow: Any, outside: bool) -> None:
         self._slow, self._outside = slow, outside
         self._loading: asyncio.Task[int] | None = None
+        self._asked = 0
 
-    async def started(self) -> bool:
-        return self._loading is not None
+    async def asked(self) -> int:
+        return self._asked
 
     async def _load(self) -> int:
         return int(await self._slow.load.remote())
 
     async def ask(self) -> int:
+        self._asked += 1
         if self._loading is None:
             self._loading = apart(self._load()) if self._outside else asyncio.create_task(self._load())
         return await asyncio.shield(self._loading)
@@ -45,12 +47,12 @@ class Service:
 def test_a_request_that_is_cancelled_takes_nothing_along(outside: bool) -> None:
     remote: Any = ray.remote(num_cpus=0)
     service = remote(Service).remote(remote(Slow).remote(), outside)
-    first = service.ask.remote()
-    while not ray.get(service.started.remote(), timeout=60):
-        pass
-    time.sleep(1)
-    second = service.ask.remote()
-    time.sleep(1)
+    requests = []
+    for number in (1, 2):
+        requests.append(service.ask.remote())
+        while ray.get(service.asked.remote(), timeout=60) < number:
+            time.sleep(0.1)
+    first, second = requests
     ray.cancel(first)
     with pytest.raises(ray.exceptions.RayError):
         ray.get(first, timeout=60)

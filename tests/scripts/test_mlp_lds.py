@@ -50,6 +50,8 @@ def test_that_of_a_mean_over_checkpoints_is_what_the_simulator_says_at_each(imag
     run = Run(RECIPE, images, seed=1, half=True)
     asked, chosen = checkpoints_of(run, 3), [0, 3, 7, 15]
     assert asked == [2, 4, 6] and checkpoints_of(run, 1) == [6]
+    with pytest.raises(ValueError, match="1 to 6 checkpoints, not 7"):
+        checkpoints_of(run, 7)
     at_each = [run.read_out(run.simulated(chosen, None, curvature, steps=steps)) for steps in asked]
     mean = reversed_scores(run, curvature, checkpoints=3)[:, chosen]
     np.testing.assert_allclose(mean, np.mean(at_each, axis=0), rtol=1e-3, atol=1e-6)
