@@ -172,7 +172,7 @@ def draw(found: list[Column], methods: Methods, file: Path) -> None:
     for axis, column in zip(axes.flat, found, strict=False):
         for height, name in enumerate(names):
             one = column.reported(methods[name][column.chosen(methods[name])])
-            color = "C0" if name.startswith(("trajector", "tangent", "checkpoint")) else "C1"
+            color = "C0" if name.startswith(("trajector", "damped trajector", "tangent", "checkpoint")) else "C1"
             axis.plot([one.low, one.high], [height, height], color=color, linewidth=2, alpha=0.5)
             axis.plot(one.value, height, "o" if color == "C0" else "s", color=color, markersize=5)
         if column.ceiling is not None:
