@@ -19,9 +19,14 @@ from scripts.field_table import Setting
 RUN = RUNS[0]
 LINEAR, COUNTERFACTUAL = "linear", "counterfactual"
 HALF_WEIGHT = "trajectory weight=0.5 epsilon=0.5"
-CURVATURES = (0.9, 0.7, 0.5)  # that count in a damped trajectory
+CURVATURES = (0.9, 0.7, 0.5, 0.3, 0.1)  # that count in a damped trajectory
 MEANS = {number: f"trajectory, counterfactual, mean of {number} runs" for number in (2, 3)}
-OTHER_RUNS = tuple(MEANS.values())  # they say nothing of this run in particular
+TOGETHER = RUNS[: max(MEANS)]  # whose means are the strongest that every kind of method has here
+DAMPED_MEAN, CG_MEAN, EKFAC_MEAN = (
+    f"{name}, mean of {len(TOGETHER)} runs" for name in ("damped trajectory, counterfactual", "IF-CG", "EK-FAC")
+)
+MEAN_CURVATURES = CURVATURES[2:4]
+OTHER_RUNS = (*MEANS.values(), DAMPED_MEAN, CG_MEAN, EKFAC_MEAN)  # they say nothing of this run in particular
 DIMENSIONS = (32, 256, 1024)  # of TRAK's projection; dattri reads all gradients anew for each
 DAMPINGS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 1e-1)  # of EK-FAC
 DIMENSION = 64  # of the projection that is timed; others are as many times the work
@@ -59,8 +64,9 @@ def libraries(bench: Bench, quick: bool) -> list[Library]:
         *grid("TRAK-1", trak),
         *grid("TRAK-4", trak, runs),
         # Of a large model it takes an hour of a core for each damping.
-        *([] if is_large(bench) else grid("IF-CG", conjugate)),
+        *([] if is_large(bench) else [*grid("IF-CG", conjugate), *grid(CG_MEAN, conjugate[::2], TOGETHER)]),
         *grid("EK-FAC", [Ekfac(damping) for damping in DAMPINGS]),
+        *grid(EKFAC_MEAN, [Ekfac(damping) for damping in DAMPINGS[1:4]], TOGETHER),
         *grid("representation similarity", GRIDS["representation similarity"]),
         *grid("BM25", GRIDS["BM25"]),
     ]
@@ -76,15 +82,16 @@ def tasks(bench: Bench, quick: bool) -> list[Task]:
         Halves(RUN),
         Grouped(RUN),
         descent(bench, quick),
-        *(Simulation(seed, "trajectory") for seed in RUNS[1 : max(MEANS)]),
+        *(Simulation(seed, "trajectory") for seed in TOGETHER[1:]),
         *(damped(curvature) for curvature in CURVATURES[: 1 if quick else None]),
+        *(damped(curvature, seed) for curvature in MEAN_CURVATURES[: 0 if quick else None] for seed in TOGETHER[1:]),
         Simulation(RUN, HALF_WEIGHT),
     ]
 
 
-def damped(curvature: float) -> Simulation:
+def damped(curvature: float, seed: int = RUN) -> Simulation:
     """A trajectory whose curvature counts less than it is."""
-    return Simulation(RUN, f"trajectory curvature_weight={curvature:g}")
+    return Simulation(seed, f"trajectory curvature_weight={curvature:g}")
 
 
 def found(bench: Bench, quick: bool) -> dict[str, dict[str, Setting]]:
@@ -118,7 +125,14 @@ def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]
             return float(result["cost"]) * sources
         return float(result["seconds"]) / float(result["plain_seconds"])
 
-    runs = [bench.found(Simulation(seed, "trajectory")) for seed in RUNS[: max(MEANS)]]
+    def averaged(name: str, runs: list[Any], setting: str = "") -> None:
+        if all(run is not None for run in runs):
+            mean, number = np.mean([run[COUNTERFACTUAL] for run in runs], axis=0), len(runs)
+            trainings = sum(trainings_of(run) for run in runs) + number - 1
+            costs = number * query[COUNTERFACTUAL], number * kept, trainings
+            rows.append((name, setting, Setting(predicted_change(mean, bench.dropped), *costs)))
+
+    runs = [bench.found(Simulation(seed, "trajectory")) for seed in TOGETHER]
     tangent, halves = bench.found(Simulation(RUN, "tangent")), bench.found(Halves(RUN))
     simulated("trajectory", runs[0], trainings_of(runs[0]))
     if (grouped := bench.found(Grouped(RUN))) is not None:
@@ -137,11 +151,9 @@ def ours(bench: Bench, quick: bool, timed: Any) -> list[tuple[str, str, Setting]
             predicted, trainings = predicted_change(scores, bench.dropped), float(seconds / result["plain_seconds"])
             rows.append(("checkpoint, linear", setting, Setting(predicted, query[LINEAR], kept, trainings)))
     for number, name in MEANS.items():
-        if all(run is not None for run in runs[:number]):
-            mean = np.mean([run[COUNTERFACTUAL] for run in runs[:number]], axis=0)
-            trainings = sum(trainings_of(run) for run in runs[:number]) + number - 1
-            costs = number * query[COUNTERFACTUAL], number * kept, trainings
-            rows.append((name, "", Setting(predicted_change(mean, bench.dropped), *costs)))
+        averaged(name, runs[:number])
+    for curvature in MEAN_CURVATURES:
+        averaged(DAMPED_MEAN, [bench.found(damped(curvature, seed)) for seed in TOGETHER], f"curvature × {curvature:g}")
     return rows
 
 

@@ -58,7 +58,7 @@ EACH_OTHER = {  # against each other
 }
 ROWS = (*METHODS, *EACH_OTHER)
 DRAWN = (TRAJECTORY, ORDERS, LEFT_OUT, ALONE, ONE_PAIR)
-MEASURES = ("Spearman", "Kendall", "top 1", "top 3")
+SPEARMAN, TOPS = "Spearman", (1, 3)
 console = Console()
 
 
@@ -150,7 +150,7 @@ def compared(found: dict[str, Any], row: str, domain: int) -> Cohort:
     """How a method agrees with the truth, or two with each other, on the queries of a domain, one of each task."""
     first, second = (found[name][:, domain] for name in EACH_OTHER.get(row, (TRUTH, row)))
     both = min(len(first), len(second))
-    return agreement(first[:both], second[:both], ks=(1, 3)).overall
+    return agreement(first[:both], second[:both], ks=TOPS).overall
 
 
 def figures(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -160,8 +160,8 @@ def figures(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
         rows = by_domain[domain] = {}
         for row in ROWS:
             cohort = compared(found, row, number)
-            estimates = [cohort.spearman, cohort.kendall, *(overlap.overlap for overlap in cohort.overlaps)]
-            rows[row] = dict(zip(MEASURES, map(_triple, estimates), strict=True))
+            tops = {f"top {k}": overlap.overlap for k, overlap in zip(TOPS, cohort.overlaps, strict=True)}
+            rows[row] = {name: _triple(estimate) for name, estimate in {SPEARMAN: cohort.spearman, **tops}.items()}
     return by_domain
 
 
@@ -197,19 +197,22 @@ def costs(found: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def tables(results: list[dict[str, Any]]) -> dict[str, Table]:
-    """Of all figures: by measure, kind of query and noise; of the transformer by noise; and of costs."""
+    """Of each noise how methods agree, and how good the transformer is; and of costs."""
     found, pairs = dict[str, Table](), list(dict.fromkeys(r["pairs"] for r in results))
     columns = [f"{number} pairs" for number in pairs]
     for noise in dict.fromkeys(r["noise"] for r in results):
         rows = [r for r in results if r["noise"] == noise]
-        for measure in MEASURES:
-            for domain in DOMAINS:
-                found[f"{measure}_{domain}_{noise}".lower().replace(" ", "-")] = Table(
-                    title=f"{measure} [95 % interval]; query {domain}, noise {noise}",
-                    columns=["", *columns],
-                    rows=[[name, *(_cell(r["agreement"][domain][name][measure]) for r in rows)] for name in ROWS],
-                    note=f"Against {TRUTH}, but for the last {len(EACH_OTHER)} rows, which are of two with each other.",
-                )
+        shown = [(r, SPEARMAN) for r in rows] + [(rows[-1], f"top {k}") for k in TOPS]
+        found[f"agreement_{noise}"] = Table(
+            title=f"Agreement [95 % interval], noise {noise}: Spearman, and the share of the top that is found",
+            columns=["query", "", *columns, *(f"{columns[-1]}, top {k}" for k in TOPS)],
+            rows=[
+                [domain, name, *(_cell(r["agreement"][domain][name][measure]) for r, measure in shown)]
+                for domain in DOMAINS
+                for name in ROWS
+            ],
+            note=f"Against {TRUTH}, but for a query's last {len(EACH_OTHER)} rows, which are of two with each other.",
+        )
         found[f"nearness_{noise}"] = Table(
             title=f"Predictions, noise {noise}",
             columns=["query", "mean squares", *columns],
