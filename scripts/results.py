@@ -29,7 +29,7 @@ from scripts.report import Report
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 END = "<!-- end -->"
-START = re.compile(r"^<!-- (table|source): (\S+) -->$")
+START = re.compile(r"^<!-- (table|source): (.+) -->$")
 
 
 class ResultsError(DistAttrError):
