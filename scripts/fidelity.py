@@ -207,7 +207,10 @@ def measure_fidelity(protocol: Protocol, folder: Path, workers: int) -> dict[str
 def progress_bars() -> Progress:
     """Bars with ETA, on standard error."""
     parts = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
-    return Progress(TextColumn("{task.description}"), *parts, console=Console(stderr=True))
+    # Some tasks are minutes long: the estimate is of the last hour.
+    return Progress(
+        TextColumn("{task.description}"), *parts, console=Console(stderr=True), speed_estimate_period=3600.0
+    )
 
 
 def as_table(protocol: Protocol, found: dict[str, Any]) -> Table:

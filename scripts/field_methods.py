@@ -183,7 +183,7 @@ def cost_of(baseline: Baseline, models: int, timed: Any) -> tuple[float | None, 
         projection = float(timed["projection"]) * baseline.dimension / DIMENSION
         return models * (float(timed["backward"]) + projection), models * 4.0 * baseline.dimension
     if isinstance(baseline, InfluenceCG):
-        return None, of_gradient
+        return None, models * of_gradient
     if isinstance(baseline, (TracIn, Ekfac)):
         return models * gradient, models * of_gradient
     if isinstance(baseline, Similarity):

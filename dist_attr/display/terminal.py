@@ -34,6 +34,7 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
         TextColumn("ETA"),
         TimeRemainingColumn(compact=True),
         console=Console(stderr=True),
+        speed_estimate_period=STEPS_SECONDS,
     )
     method = config.simulation.method
     logged = _in_a_log(bar)
@@ -49,8 +50,8 @@ def run_progress(config: RunConfig) -> Iterator[Callable[[StrideReport], None]]:
                 bar.console.print(Text(simulation_line(stride.simulation), "dim"))
                 bar.update(task, description=stride.simulation.method)
             state = [] if stride.loss is None else [f"loss {stride.loss:.3f}"]
-            if stride.replica_steps_per_second:
-                state.append(f"{stride.replica_steps_per_second:.0f} source-steps/s")
+            if speed := stride.replica_steps_per_second:
+                state.append(f"{speed:,.0f} source-steps/s" if speed >= 10 else f"{speed:.2g} source-steps/s")
             if stride.failed:
                 state.append(f"{stride.failed} failed")
             bar.update(task, completed=stride.step, state=" · ".join(state))
