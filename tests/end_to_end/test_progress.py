@@ -32,17 +32,20 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def published(name: str, run: str) -> float | None:
-    """What the node's metrics endpoint says; Ray gathers the processes' metrics every few seconds."""
-    node = ray.nodes()[0]
+def published(name: str, run: str, last: float) -> float | None:
+    """What the node's metrics endpoint says, once it is what was last reported.
+
+    Ray gathers the processes' metrics every few seconds, so that it may say for a while what was so in the middle.
+    """
+    node, found = ray.nodes()[0], None
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     for _ in range(60):
         text = urllib.request.urlopen(url, timeout=10).read().decode()
         match = re.search(rf'^ray_{name}{{[^}}]*run="{re.escape(run)}"[^}}]*}} (\S+)$', text, re.MULTILINE)
-        if match:
-            return float(match[1])
+        if match and (found := float(match[1])) == pytest.approx(last):
+            break
         time.sleep(0.5)
-    return None
+    return found
 
 
 @pytest.mark.usefixtures("cluster")
@@ -59,5 +62,5 @@ def test_the_same_figures_everywhere(settings: Settings, tmp_path: Path) -> None
     written = scalars(tmp_path / "events")
     assert written["run/loss"] == pytest.approx(losses)
     assert set(written) == {"run/loss", "run/drift", "run/replica_steps_per_second"}
-    assert published("dist_attr_step", config.output) == config.training.steps
-    assert published("dist_attr_loss", config.output) == pytest.approx(strides[-1]["loss"])
+    for name, value in {"dist_attr_step": config.training.steps, "dist_attr_loss": strides[-1]["loss"]}.items():
+        assert published(name, config.output, value) == pytest.approx(value)
