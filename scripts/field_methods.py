@@ -27,9 +27,10 @@ DAMPED_MEAN, CG_MEAN, EKFAC_MEAN = (
 )
 MEAN_CURVATURES = (0.5, 0.3)  # of which means are taken: those that one run does best with
 OTHER_RUNS = (*MEANS.values(), DAMPED_MEAN, CG_MEAN, EKFAC_MEAN)  # they say nothing of this run in particular
-DIMENSIONS = (32, 256, 1024)  # of TRAK's projection; dattri reads all gradients anew for each
+DIMENSIONS = (8, 16, 32, 256, 1024)  # of TRAK's projection; dattri reads all gradients anew for each
 DAMPINGS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 1e-1)  # of EK-FAC
 DIMENSION = 64  # of the projection that is timed; others are as many times the work
+FEW_DAMPINGS = DAMPINGS[1::2]  # where each takes minutes
 FITTED = 64  # pieces whose Hessian IF-CG inverts; its own 1,000 would take an hour of a core
 
 
@@ -47,15 +48,20 @@ def is_large(bench: Bench) -> bool:
     return bench.retraining.model.path is not None
 
 
+def curvatures(bench: Bench, quick: bool) -> tuple[float, ...]:
+    """What is tried for a damped trajectory: nothing where a run is too short to part from another one like it."""
+    return () if is_large(bench) else CURVATURES[: 1 if quick else None]
+
+
 def libraries(bench: Bench, quick: bool) -> list[Library]:
     """Every other method with each setting of its grid."""
-    pieces, runs = len(pieces_of(bench.retraining)[1]), RUNS[:4]
+    pieces, runs, large = len(pieces_of(bench.retraining)[1]), RUNS[:4], is_large(bench)
 
     def grid(method: str, settings: Sequence[Baseline], seeds: tuple[int, ...] = (RUN,)) -> list[Library]:
         return [Library(method, baseline, seeds) for baseline in settings[: 1 if quick else None]]
 
-    # TRAK's kernel needs as many pieces as dimensions.
-    trak = [Trak(dimension) for dimension in DIMENSIONS if dimension <= pieces]
+    # TRAK's kernel needs as many pieces as dimensions; where there are many, the smallest are of no use.
+    trak = [Trak(dimension) for dimension in DIMENSIONS if dimension <= pieces][-3:]
     conjugate = [InfluenceCG(damping, fitted=FITTED) for damping in (0.1, 0.01, 1.0, 10.0)]
     return [
         *grid("gradient dot product", [TracIn()]),
@@ -64,9 +70,9 @@ def libraries(bench: Bench, quick: bool) -> list[Library]:
         *grid("TRAK-1", trak),
         *grid("TRAK-4", trak, runs),
         # Of a large model it takes an hour of a core for each damping.
-        *([] if is_large(bench) else [*grid("IF-CG", conjugate), *grid(CG_MEAN, conjugate[::2], TOGETHER)]),
-        *grid("EK-FAC", [Ekfac(damping) for damping in DAMPINGS]),
-        *grid(EKFAC_MEAN, [Ekfac(damping) for damping in DAMPINGS[1:4]], TOGETHER),
+        *([] if large else [*grid("IF-CG", conjugate), *grid(CG_MEAN, conjugate[::2], TOGETHER)]),
+        *grid("EK-FAC", [Ekfac(damping) for damping in (FEW_DAMPINGS if large else DAMPINGS)]),
+        *grid(EKFAC_MEAN, [Ekfac(damping) for damping in (FEW_DAMPINGS if large else DAMPINGS[1:4])], TOGETHER),
         *grid("representation similarity", GRIDS["representation similarity"]),
         *grid("BM25", GRIDS["BM25"]),
     ]
@@ -74,6 +80,7 @@ def libraries(bench: Bench, quick: bool) -> list[Library]:
 
 def tasks(bench: Bench, quick: bool) -> list[Task]:
     """All that the tables need besides the truths."""
+    tried = curvatures(bench, quick)
     return [
         QueryCost(DIMENSION),
         Simulation(RUN, "trajectory"),
@@ -83,8 +90,8 @@ def tasks(bench: Bench, quick: bool) -> list[Task]:
         Grouped(RUN),
         descent(bench, quick),
         *(Simulation(seed, "trajectory") for seed in TOGETHER[1:]),
-        *(damped(curvature) for curvature in CURVATURES[: 1 if quick else None]),
-        *(damped(curvature, seed) for curvature in MEAN_CURVATURES[: 0 if quick else None] for seed in TOGETHER[1:]),
+        *(damped(curvature) for curvature in tried),
+        *(damped(curvature, seed) for curvature in MEAN_CURVATURES if len(tried) > 1 for seed in TOGETHER[1:]),
         Simulation(RUN, HALF_WEIGHT),
     ]
 

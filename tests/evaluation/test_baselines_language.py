@@ -23,6 +23,7 @@ from dist_attr.evaluation.baselines import (
     Trained,
     Trak,
     language_model,
+    library,
 )
 from dist_attr.readout import EncodedQuery
 from tests.evaluation.small_baselines import small_classifier
@@ -30,7 +31,7 @@ from tests.runs import LENGTH, MODELS, SOURCES, VOCABULARY
 
 # 13 rows for a corpus of 9: some are used twice.
 TRAINING = TrainingConfig(steps=13, batch_size=1, sequence_length=LENGTH)
-LORA = {"lora": {"rank": 2}}
+LORA: dict[str, Any] = {"lora": {"rank": 2}}
 
 
 def run_of(corpus: PackedCorpus, queries: list[EncodedQuery], name: str = "gpt2", **trained: Any) -> Retraining:
@@ -60,6 +61,15 @@ def test_pieces_are_what_the_run_was_trained_on(run: Retraining) -> None:
     assert sum(map(len, expected)) == len(trained.sources)
     for tokens, counts, source in zip(*trained.examples, trained.sources, strict=True):
         torch.testing.assert_close(counts, expected[source][tuple(tokens.tolist())])
+
+
+def test_logits_count_in_what_fits_in_memory(
+    corpus: PackedCorpus, queries: list[EncodedQuery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(corpus, queries, **LORA)
+    trained = language_model(run, [run.start().state_dict()])
+    monkeypatch.setattr(library, "HELD", 3 * (trained.parameter_count + LENGTH * VOCABULARY))
+    assert library.gradient_batch(trained) == 3
 
 
 def test_padded_queries_are_the_queries(run: Retraining) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dist_attr.errors import ConfigError
 from dist_attr.evaluation.baselines.contract import Piece, Predictions, Trained
 
-HELD = 2**25  # numbers of gradients in memory at once, 128 MiB; the libraries hold several times as much
+HELD = 2**25  # numbers of gradients and logits in memory at once, 128 MiB; libraries hold several times as much
 
 Output = Callable[[Predictions], Tensor]
 
@@ -47,8 +47,12 @@ def function_of(
 
 
 def gradient_batch(trained: Trained) -> int:
-    """How many pieces' gradients fit in memory."""
-    return max(1, HELD // trained.parameter_count)
+    """How many pieces' gradients, and the logits they are taken through, fit in memory."""
+    first, parameters = tuple(tensor[:1] for tensor in trained.examples), dict(trained.model.named_parameters())
+    with torch.no_grad():
+        logits = trained.task.predictions(trained.model, parameters, first).logits
+    # Of an adapter's few parameters a gradient is nothing beside the logits of a vocabulary.
+    return max(1, HELD // (trained.parameter_count + logits.numel()))
 
 
 def loader(pieces: Piece, batch: int) -> DataLoader[Any]:
