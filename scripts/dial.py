@@ -7,7 +7,8 @@ Beside the second truth stands its noise ceiling.
 
 Costs are seconds of the processor, in turns with the plain training of the same run, as a share of one training for
 each source, which is what retraining without each source costs. An average over K runs pays for their simulations and
-for the K − 1 further trainings. The full simulation is the trajectory without levers, read out as a counterfactual.
+for the K − 1 further trainings. Trajectories are read out as counterfactuals, the others linearly. The full simulation
+is the trajectory without levers.
 
 Every finished simulation and retraining is a file in WORK: an interrupted run goes on there, and `--show` prints and
 draws what there is. All of it takes more than two hours of a processor core.
@@ -82,13 +83,13 @@ class Point:
     """A setting, or its average over runs.
 
     Attributes:
-        curve: in the figure; None for the table alone.
-        label: its name.
+        curve: in the figure.
+        label: in the table.
         cost: share of one training for each source.
         fidelity: LDS by truth and number of dropped sources.
     """
 
-    curve: str | None
+    curve: str
     label: str
     cost: float
     fidelity: dict[str, Any]
@@ -151,21 +152,32 @@ class Outcome:
             for setting in settings:
                 if (loaded := self._bench.found(Simulation(RUNS[0], setting))) is None:
                     continue
-                readouts = [readout for readout in ("linear", "counterfactual") if readout in loaded.dtype.names]
-                for readout in readouts:
-                    curve = lever if readout == readouts[-1] else None
-                    found = self.fidelity_of(loaded[readout], list(self.truths))
-                    yield Point(curve, f"{setting}, {readout}", float(loaded["cost"]), found)
+                found = self.fidelity_of(scores_of(loaded), list(self.truths))
+                yield Point(lever, in_words(setting), float(loaded["cost"]), found)
         sources = self._bench.dropped.shape[1]
         for setting in AVERAGED if "any such run" in self.truths else ():
             of_seeds = [self._bench.found(Simulation(seed, setting)) for seed in RUNS]
             runs = [loaded for loaded in of_seeds if loaded is not None]
-            readout = "counterfactual" if all("counterfactual" in loaded.dtype.names for loaded in runs) else "linear"
             for number in range(1, len(runs) + 1):
-                scores = np.mean([loaded[readout] for loaded in runs[:number]], axis=0)
+                scores = np.mean([scores_of(loaded) for loaded in runs[:number]], axis=0)
                 cost = sum(float(loaded["cost"]) for loaded in runs[:number]) + (number - 1) / sources
-                label = f"{setting}, {readout}, mean of {number} run{'s' * (number > 1)}"
-                yield Point(f"{setting}, means over runs", label, cost, self.fidelity_of(scores, ["any such run"]))
+                label = f"{in_words(setting)}, mean of {number} runs" if number > 1 else in_words(setting)
+                truths = ["any such run"] if number > 1 else list(self.truths)
+                yield Point(f"{in_words(setting)}, means over runs", label, cost, self.fidelity_of(scores, truths))
+
+
+def scores_of(loaded: Any) -> NDArray[np.float64]:
+    """Of a simulation, as they are read out by default for its method: (queries, sources)."""
+    scores: NDArray[np.float64] = loaded["counterfactual" if "counterfactual" in loaded.dtype.names else "linear"]
+    return scores
+
+
+def in_words(setting: str) -> str:
+    """A simulation's name for readers, as in "trajectory, share 0.25, weight 0.4"."""
+    method, *levers = setting.split()
+    parts = [lever.removeprefix("curvature_").split("=") for lever in levers]
+    words = [f"{value} {name}" if name == "checkpoints" else f"{name} {value}" for name, value in parts]
+    return ", ".join(["gradient dot product" if method == "gradient" else method, *words])
 
 
 def table_of(bench: Bench, points: Sequence[Point], ceilings: dict[str, float]) -> Table:
@@ -199,11 +211,11 @@ def draw(points: Sequence[Point], ceilings: dict[str, float], file: Path) -> Non
     mpl.rcParams["svg.hashsalt"] = "dial"  # the same figures make the same file
     from matplotlib import pyplot as plt
 
-    full = next(point for point in points if point.label == f"{EXACT}, counterfactual")
+    full = next(point for point in points if point.label == EXACT)
     panels = list(full.fidelity)
     figure, axes = plt.subplots(2, len(panels) // 2, figsize=(12, 9), sharex=True, squeeze=False)
     for axis, name in zip(axes.flat, panels, strict=True):
-        shown = [point for point in points if point.curve is not None and name in point.fidelity]
+        shown = [point for point in points if name in point.fidelity]
         for number, lever in enumerate(dict.fromkeys(point.curve for point in shown)):
             curve = sorted((point.cost, point.fidelity[name].value) for point in shown if point.curve == lever)
             axis.plot(*zip(*curve, strict=True), marker="os^vDPX*"[number % 8], markersize=5, label=lever)
