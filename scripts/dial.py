@@ -211,6 +211,8 @@ def draw(points: Sequence[Point], ceilings: dict[str, float], file: Path) -> Non
     mpl.rcParams["svg.hashsalt"] = "dial"  # the same figures make the same file
     from matplotlib import pyplot as plt
 
+    strong_first = (*range(0, 20, 2), *range(1, 20, 2))
+    colours = [mpl.colormaps["tab20"](number) for number in strong_first]
     full = next(point for point in points if point.label == EXACT)
     panels = list(full.fidelity)
     figure, axes = plt.subplots(2, len(panels) // 2, figsize=(12, 9), sharex=True, squeeze=False)
@@ -218,7 +220,8 @@ def draw(points: Sequence[Point], ceilings: dict[str, float], file: Path) -> Non
         shown = [point for point in points if name in point.fidelity]
         for number, lever in enumerate(dict.fromkeys(point.curve for point in shown)):
             curve = sorted((point.cost, point.fidelity[name].value) for point in shown if point.curve == lever)
-            axis.plot(*zip(*curve, strict=True), marker="os^vDPX*"[number % 8], markersize=5, label=lever)
+            style: dict[str, Any] = {"color": colours[number], "marker": "os^vDPX*"[number % 8], "markersize": 5}
+            axis.plot(*zip(*curve, strict=True), **style, label=lever)
         truth, dropped = name.rsplit(", ", 1)
         best = ceilings[dropped] if truth == "any such run" else full.fidelity[name].value
         axis.axhspan(best - NEAR, best, color="0.9", label=f"within {NEAR} of full simulation, or ceiling")
