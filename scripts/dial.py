@@ -188,12 +188,13 @@ def table_of(bench: Bench, points: Sequence[Point], ceilings: dict[str, float]) 
         cells = [point.fidelity.get(name) for name in columns]
         shown = ["" if one is None else interval(one.value, one.low, one.high, digits=3) for one in cells]
         rows.append([point.label, f"{point.cost:.3g}", *shown])
+    mean = ", *any such run* the mean of several seeds" if ceilings else ""
     return Table(
         title="LDS [95 % interval]; cost as a share of one training per source",
         columns=["setting", "cost", *(f"{name} dropped" for name in columns)],
         rows=rows,
         note=f"{bench.dropped.shape[1]} sources, {len(bench.retraining.queries)} queries, {len(bench.dropped)} "
-        "subsets. *This run* is one retraining, *any such run* the mean of several seeds.",
+        f"subsets. *This run* is one retraining{mean}.",
     )
 
 
