@@ -20,9 +20,10 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 def interval(statistic: Statistic, queries: int, width: int, seed: int) -> tuple[float, float] | None:
     """95 % interval of a figure over resampled queries.
 
-    Bias-corrected and accelerated (BCa), which scipy does not define where the resamples lie on one side of the figure:
-    the percentiles are taken then. There is none for fewer than 8 queries, where a resample lacks the figure, or where
-    all resamples say the same: ten queries without a hit do not say that there is never one.
+    Bias-corrected and accelerated (BCa). Where the resamples lie on one side of the figure, scipy does not define it,
+    and where nearly all do, the correction goes so far that it leaves the figure out: the percentiles are taken then.
+    There is none for fewer than 8 queries, where a resample lacks the figure, or where all resamples say the same: ten
+    queries without a hit do not say that there is never one.
 
     Args:
         statistic: of numbers of queries (resamples, queries), a figure for each resample.
@@ -46,7 +47,7 @@ def interval(statistic: Statistic, queries: int, width: int, seed: int) -> tuple
     figures = found.bootstrap_distribution
     if not np.isfinite(figures).all() or np.ptp(figures) == 0:
         return None
-    ends = np.array(found.confidence_interval)
-    if not np.isfinite(ends).all():
+    ends, figure = np.array(found.confidence_interval), of_resamples(np.arange(queries))
+    if not ends[0] <= figure <= ends[1]:  # NaN where it is not defined
         ends = np.percentile(figures, [2.5, 97.5])
     return float(ends[0]), float(ends[1])

@@ -202,6 +202,25 @@ def test_where_the_correction_is_not_defined_the_percentiles_are_taken() -> None
     assert 0.45 < low < 1 - 1 / np.e < high < 0.8
 
 
+def test_where_the_correction_leaves_the_figure_out_the_percentiles_are_taken() -> None:
+    values = np.random.default_rng(0).standard_normal(30)
+
+    def penalised(drawn: NDArray[np.int64]) -> Floats:
+        """A mean that a resample's repetitions make less, so that nearly all lie below that of all queries."""
+        repeated = np.array([1 - len(set(row)) / len(row) for row in drawn.tolist()])
+        return np.asarray(values[drawn].mean(axis=-1) - 1.2 * repeated)
+
+    whole = values.mean()
+    plain = stats.bootstrap(
+        (np.arange(30),), lambda drawn, axis: penalised(np.atleast_2d(drawn)), n_resamples=2000, rng=0
+    )
+    assert whole < plain.confidence_interval.low, "the corrected interval lies above the figure"
+    low, high = interval(penalised, 30, 0, seed=0) or (1, 0)
+    drawn = plain.bootstrap_distribution
+    np.testing.assert_allclose([low, high], np.percentile(drawn, [2.5, 97.5]), atol=0.02)
+    assert low < drawn.mean() < high < whole
+
+
 def test_the_interval_of_an_aggregated_ranking() -> None:
     sources = np.arange(12) / 4.0
     first, second = np.random.default_rng(10).standard_normal((2, 40, 12)) + sources
