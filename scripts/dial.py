@@ -16,8 +16,8 @@ draws what there is. All of it takes more than two hours of a processor core.
 Example: python -m scripts.dial --work runs/dial --figure docs/images/dial.svg --json docs/results/data/dial.json
          python -m scripts.dial --work runs/dial --show
          python -m scripts.dial --work runs/try --quick
-         python -m scripts.dial --work runs/dial_smollm2 --model smollm2
-         python -m scripts.dial --work runs/dial_passages --model passages     # 300 small sources, about 20 minutes
+         python -m scripts.dial --work runs/field_smollm2 --model smollm2      # a fine-tune, about half an hour
+         python -m scripts.dial --work runs/dial_passages --model passages     # 300 small sources, about 40 minutes
 """
 
 from __future__ import annotations

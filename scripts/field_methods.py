@@ -49,7 +49,7 @@ def is_large(bench: Bench) -> bool:
 
 
 def curvatures(bench: Bench, quick: bool) -> tuple[float, ...]:
-    """What is tried for a damped trajectory: nothing where a run is too short to part from another one like it."""
+    """What is tried for a damped trajectory; nothing of a large model, where each takes minutes."""
     return () if is_large(bench) else CURVATURES[: 1 if quick else None]
 
 

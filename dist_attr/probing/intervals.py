@@ -21,9 +21,10 @@ def interval(statistic: Statistic, queries: int, width: int, seed: int) -> tuple
     """95 % interval of a figure over resampled queries.
 
     Bias-corrected and accelerated (BCa). Where the resamples lie on one side of the figure, scipy does not define it,
-    and where nearly all do, the correction goes so far that it leaves the figure out: the percentiles are taken then.
-    There is none for fewer than 8 queries, where a resample lacks the figure, or where all resamples say the same: ten
-    queries without a hit do not say that there is never one.
+    and where nearly all do, the correction goes so far that it leaves the figure out: the percentiles are taken then,
+    which may lie beside the figure but are as wide as what other queries might have said. There is none for fewer than
+    8 queries, where a resample lacks the figure, or where all resamples say the same: ten queries without a hit do not
+    say that there is never one.
 
     Args:
         statistic: of numbers of queries (resamples, queries), a figure for each resample.
