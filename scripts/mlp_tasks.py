@@ -202,6 +202,10 @@ class Library(Named):
 
     def compute(self, bench: Bench) -> NDArray[Any]:
         """Train, then score."""
+        # Before anything is timed: they take seconds to import, a worker's first time.
+        import dattri.algorithm  # noqa: F401
+        import kronfluence  # noqa: F401
+
         run, images = bench.run(self.seed, self.half), bench.images
         model = run.retrained(run.weights)
         there = run.weights > 0  # a library knows no weights: it is given what the model was trained on

@@ -31,9 +31,11 @@ class TracIn:
         from dattri.task import AttributionTask
 
         model, batch = trained.at(0), gradient_batch(trained)
+        # dattri takes the gradients of what it calls test data again for every batch of training data. Products are the
+        # same the other way round, and queries are fewer batches than pieces.
         task = AttributionTask(
-            loss_func=function_of(trained, model, loss, single=True),
-            target_func=function_of(trained, model, logprob, single=True),
+            loss_func=function_of(trained, model, logprob, single=True),
+            target_func=function_of(trained, model, loss, single=True),
             model=model,
             checkpoints=[dict(checkpoint) for checkpoint in trained.checkpoints],
         )
@@ -44,5 +46,5 @@ class TracIn:
             projector_kwargs=projection(trained, trained.parameter_count, "identity"),
             device=str(trained.device),
         )
-        scores = attributor.attribute(loader(trained.examples, batch), loader(trained.queries, batch))
-        return trained.by_source(-scores.T)
+        scores = attributor.attribute(loader(trained.queries, batch), loader(trained.examples, batch))
+        return trained.by_source(-scores)
